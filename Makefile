@@ -1,0 +1,284 @@
+# The words of this house; `make` alone lists them. Nothing needs activating, nothing needs root.
+#
+#   PYTHON=python3.12     the interpreter to use (3.11 or newer); its venv is VENV
+#   SHMFLOW_WERROR=1      compiler warnings are errors
+#   SHMFLOW_CI=1          a missing optional tool is an error instead of a `skip:` line
+#   ARGS='-k lapped -x'   handed to pytest; DEMO_ARGS, BENCH_ARGS likewise
+
+PYTHON ?= python3
+VENV ?= .venv
+CC ?= cc
+CXX ?= c++
+CROSS_CC ?= aarch64-linux-gnu-gcc
+NUMPY ?= numpy
+DEMO_ARGS ?=
+BENCH_ARGS ?=
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+MAKEFLAGS += --no-print-directory
+SHELL := /bin/bash
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip -q
+PYTEST := $(BIN)/pytest
+
+core_c := $(sort $(wildcard src/os/*.c src/core/*.c))
+headers := $(sort $(wildcard src/*/*.h))
+c_sources := $(sort $(wildcard src/*/*.c)) $(headers)
+package := $(shell find shmflow -name '*.py' -o -name '*.pyi' -o -name py.typed 2>/dev/null | sort)
+ctests := $(sort $(wildcard tests/core/test_*.c))
+
+# $(call skip,what and why)
+skip = if [ "$$SHMFLOW_CI" = 1 ]; then echo "error: $(1)" >&2; exit 1; else echo "skip: $(1)"; fi
+
+# $(call stages,word word ...): run each, and note how long it took
+define stages
+@mkdir -p build; for stage in $(1); do \
+    start=$$(date +%s); $(MAKE) $$stage || exit 1; \
+    echo "$$stage $$(( $$(date +%s) - start ))" >> build/times.txt; done
+endef
+
+## help: this list
+.PHONY: help
+help:
+	@sed -n 's/^## \([a-z-]*\): /\1\t/p' Makefile | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+# ---- what every word stands on: a usable interpreter, a compiler, a venv -----------------------
+
+define CHECK_PYTHON
+import sys
+if sys.version_info < (3, 11):
+    sys.exit("shmflow needs Python 3.11 or newer, this is %d.%d: try make PYTHON=python3.12"
+             % sys.version_info[:2])
+import os, sysconfig
+try:
+    import venv, ensurepip
+except ImportError:
+    sys.exit("this Python has no venv: install python3-venv (Debian, Ubuntu) or another Python")
+if not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")):
+    sys.exit("this Python has no Python.h: install python3-dev (python3-devel) or another Python")
+endef
+export CHECK_PYTHON
+
+# Prints the requirements of one extra, so that they can be installed without the package.
+define EXTRA
+import sys, tomllib
+with open("pyproject.toml", "rb") as file:
+    project = tomllib.load(file)
+print(*project["project"]["optional-dependencies"][sys.argv[1]], sep="\n")
+endef
+export EXTRA
+
+.PHONY: check-tools
+check-tools:
+	@command -v $(firstword $(PYTHON)) >/dev/null || \
+	    { echo "no $(PYTHON) found: shmflow needs Python 3.11 or newer" >&2; exit 1; }
+	@$(PYTHON) -c "$$CHECK_PYTHON"
+	@command -v $(firstword $(CC)) >/dev/null || \
+	    { echo "no C compiler ($(CC)) found: install gcc or clang" >&2; exit 1; }
+
+$(VENV)/.stamp-venv: pyproject.toml setup.py
+	@$(MAKE) check-tools
+	@echo "== $(VENV): a venv of $(PYTHON)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PIP) install 'setuptools>=77' '$(NUMPY)' 'click>=8'
+	@touch $@
+
+$(VENV)/.stamp-%: $(VENV)/.stamp-venv
+	@echo "== $(VENV): what the extra '$*' asks for"
+	@$(BIN)/python -c "$$EXTRA" $* > $(VENV)/$*.txt && $(PIP) install -r $(VENV)/$*.txt '$(NUMPY)'
+	@touch $@
+
+# What the extension was compiled with; when that changes, everything is compiled again.
+switches := $(SHMFLOW_WERROR)/$(SHMFLOW_DEBUG)/$(SHMFLOW_SANITIZE)/$(SHMFLOW_COVERAGE)/$(CC)/$(CFLAGS)
+$(VENV)/.switches: $(VENV)/.stamp-venv FORCE
+	@echo '$(switches)' | cmp -s - $@ || { rm -rf $(VENV)/.build; echo '$(switches)' > $@; }
+.PHONY: FORCE
+FORCE:
+
+# pip builds from this directory into VENV/.build; all but the extension is copied there anew.
+# NumPy 1.26 at run time still is NumPy 2 at build time: then pip makes a build environment.
+isolation = $(if $(findstring 1.26,$(NUMPY)),,--no-build-isolation)
+$(VENV)/.stamp-installed: $(VENV)/.switches $(c_sources) $(package)
+	@test -d src || { echo "there is no src/ here" >&2; exit 1; }
+	@echo "== $(VENV): shmflow"
+	@mkdir -p $(VENV)/.build
+	@find $(VENV)/.build -type f ! -name '*.so' ! -name '*.o' -delete
+	@printf '[build]\nbuild_base = %s\n[egg_info]\negg_base = %s\n' \
+	    '$(abspath $(VENV))/.build' '$(abspath $(VENV))/.build' > $(VENV)/build.cfg
+	@DIST_EXTRA_CONFIG=$(abspath $(VENV))/build.cfg \
+	    $(PIP) install --no-deps --force-reinstall $(isolation) .
+	@touch $@
+
+## demo: video through shared memory, with a reader that dies and one that hoards
+.PHONY: demo
+demo: $(VENV)/.stamp-demo $(VENV)/.stamp-installed
+	@$(BIN)/shmflow demo $(DEMO_ARGS)
+
+# ---- tests -------------------------------------------------------------------------------------
+
+## test: everything: C tests, Python tests, aarch64, an sdist, the other Pythons
+.PHONY: test
+test:
+	$(call stages,test-c test-python cross sdist test-pythons)
+
+## test-quick: the C tests and the Python tests that are not slow
+.PHONY: test-quick
+test-quick: test-c
+	@$(MAKE) test-python ARGS='-m "not slow" $(ARGS)'
+
+.PHONY: test-python
+test-python: $(VENV)/.stamp-test $(VENV)/.stamp-installed
+	$(PYTEST) $(ARGS)
+
+strict := -std=c11 -Wall -Wextra -Wconversion -Wshadow -Wmissing-prototypes -D_GNU_SOURCE -pthread \
+    $(if $(SHMFLOW_WERROR),-Werror)
+relaxed := $(filter-out -Wconversion -Wmissing-prototypes,$(strict))
+
+# $(call variant,name,compiler,flags,link flags): the core's objects and one program per C test,
+# in build/ctests/name. Tests named *_points get a core with a failpoint after every shared store.
+define variant
+build/ctests/$(1)/obj/%.o: src/%.c
+	@mkdir -p $$(@D)
+	@$(2) $$(strict) $(3) -fvisibility=hidden -Isrc -MMD -MP -c -o $$@ $$<
+build/ctests/$(1)/%: tests/core/%.c $$(core_c:src/%.c=build/ctests/$(1)/obj/%.o)
+	@$(2) $$(relaxed) $(3) -Isrc -Itests/core -MMD -MP -MF $$@.d -o $$@ $$(filter %.c %.o,$$^) $(4)
+build/ctests/$(1)/obj-points/%.o: src/%.c
+	@mkdir -p $$(@D)
+	@$(2) $$(strict) $(3) -DSF_FAILPOINTS -fvisibility=hidden -Isrc -MMD -MP -c -o $$@ $$<
+$$(filter %_points,$$(ctests:tests/core/%.c=build/ctests/$(1)/%)): build/ctests/$(1)/%: tests/core/%.c $$(core_c:src/%.c=build/ctests/$(1)/obj-points/%.o)
+	@$(2) $$(relaxed) $(3) -DSF_FAILPOINTS -Isrc -Itests/core -MMD -MP -MF $$@.d -o $$@ $$(filter %.c %.o,$$^) $(4)
+.PRECIOUS: build/ctests/$(1)/obj/%.o build/ctests/$(1)/obj-points/%.o
+.PHONY: ctests-$(1)
+ctests-$(1): $$(ctests:tests/core/%.c=build/ctests/$(1)/%)
+	@test -n "$$(ctests)" || echo "there are no tests in tests/core"
+	@status=0; for t in $$^; do $$(run) ./$$$$t $$(CTEST_ARGS) || status=1; done; exit $$$$status
+-include $$(wildcard build/ctests/$(1)/obj*/*/*.d build/ctests/$(1)/*.d)
+endef
+$(eval $(call variant,plain,$$(CC),-O2 -g -DSF_DEBUG=1))
+$(eval $(call variant,asan,$$(CC),-O1 -g -DSF_DEBUG=1 -fsanitize=address$$(comma)undefined \
+    -fno-sanitize-recover=all -fno-omit-frame-pointer))
+$(eval $(call variant,tsan,$$(CC),-O1 -g -fsanitize=thread))
+$(eval $(call variant,aarch64,$$(CROSS_CC),-O3,-static))
+comma := ,
+
+## test-c: the tests of the core alone, without Python
+.PHONY: test-c
+test-c: ctests-plain
+
+## test-pythons: the quick tests on 3.12, 3.13 and on 3.12 with NumPy 1.26, where found
+.PHONY: test-pythons
+test-pythons:
+	@$(MAKE) on-python VERSION=3.12
+	@$(MAKE) on-python VERSION=3.12 NUMPY='numpy==1.26.*'
+	@$(MAKE) on-python VERSION=3.13
+
+# The first candidate that runs: a pyenv shim may exist and yet not run.
+.PHONY: on-python
+on-python:
+	@python=; for p in python$(VERSION) $(HOME)/.pyenv/versions/$(VERSION).*/bin/python$(VERSION); do \
+	    if "$$p" -c 'import venv' 2>/dev/null; then python=$$p; break; fi; done; \
+	if [ -z "$$python" ]; then $(call skip,Python $(VERSION) (not found)); \
+	else echo "== Python $(VERSION), $(NUMPY)"; \
+	    $(MAKE) test-python PYTHON="$$python" VENV='build/venvs/$(VERSION)$(if \
+	        $(findstring 1.26,$(NUMPY)),-numpy1.26)' \
+	        ARGS='-q -m "not slow" --ignore=tests/lint $(ARGS)'; fi
+
+## cross: the core compiled for aarch64, its tests run under qemu
+.PHONY: cross
+cross:
+	@if ! command -v $(CROSS_CC) >/dev/null; then $(call skip,cross (no $(CROSS_CC))); \
+	else qemu=$$(command -v qemu-aarch64 qemu-aarch64-static | head -1); \
+	    if [ -n "$$qemu" ]; then CHECK_TIMEOUT_S=300 $(MAKE) ctests-aarch64 run="$$qemu"; \
+	    else $(MAKE) ctests-aarch64 run='@true' && $(call skip,C tests on aarch64 (no qemu-aarch64)); \
+	    fi; fi
+
+## asan: C tests and quick Python tests with the address and undefined-behaviour sanitizers
+.PHONY: asan
+asan: export ASAN_OPTIONS := detect_leaks=0:abort_on_error=0:handle_segv=0:use_sigaltstack=0
+asan: export UBSAN_OPTIONS := halt_on_error=1:print_stacktrace=1
+asan:
+	@ASAN_OPTIONS=detect_leaks=1 $(MAKE) ctests-asan
+	@$(MAKE) build/venvs/asan/.stamp-test build/venvs/asan/.stamp-installed VENV=build/venvs/asan \
+	    SHMFLOW_SANITIZE=address,undefined SHMFLOW_DEBUG=1
+	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
+	    PYTHONMALLOC=malloc build/venvs/asan/bin/pytest -m "not slow" --ignore=tests/lint $(ARGS)
+
+## tsan: C tests with the thread sanitizer
+# Without address randomisation: older sanitizers know only some of the layouts newer kernels use.
+.PHONY: tsan
+tsan: export TSAN_OPTIONS ?= halt_on_error=1
+tsan:
+	@CHECK_TIMEOUT_S=300 $(MAKE) ctests-tsan run='setarch $(shell uname -m) -R'
+
+## bench: the micro-benchmarks, as ratios
+.PHONY: bench
+bench: $(VENV)/.stamp-installed
+	@$(BIN)/python benchmarks/micro.py $(BENCH_ARGS)
+
+# ---- the source itself -------------------------------------------------------------------------
+
+## lint: formats, types, stubs, warnings, header in C and C++, rules of the house
+.PHONY: lint
+lint:
+	$(call stages,lint-format lint-types lint-c lint-rules)
+
+.PHONY: lint-format
+lint-format: $(VENV)/.stamp-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(wildcard src/*/*.[ch] tests/core/*.[ch])
+
+# From an empty directory, for else mypy reads the checkout and stubtest imports from it.
+.PHONY: lint-types
+lint-types: $(VENV)/.stamp-lint $(VENV)/.stamp-installed
+	@mkdir -p build/lint
+	cd build/lint && $(abspath $(BIN))/stubtest --concise --ignore-disjoint-bases \
+	    --mypy-config-file ../../pyproject.toml --allowlist ../../tests/lint/stubtest.allow \
+	    shmflow
+	cd build/lint && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml -p shmflow
+
+header_check := -Isrc -fsyntax-only -Wall -Wextra -pedantic -Werror
+.PHONY: lint-c
+lint-c: $(VENV)/.stamp-venv
+	@mkdir -p build/lint
+	@for file in $(core_c); do \
+	    $(CC) $(filter-out -Werror,$(strict)) -Werror -O3 -Isrc -c -o build/lint/object.o $$file || exit 1; done
+	echo '#include "core/shmflow.h"' | $(CC) -std=c11 $(header_check) -x c -
+	@if command -v $(CXX) >/dev/null; then set -x; \
+	    echo '#include "core/shmflow.h"' | $(CXX) -std=c++11 $(header_check) -x c++ -; \
+	else $(call skip,the public header as C++ (no $(CXX))); fi
+	SHMFLOW_WERROR=1 $(BIN)/python setup.py -q build_ext --build-temp build/lint/py --build-lib build/lint/py
+
+.PHONY: lint-rules
+lint-rules: $(VENV)/.stamp-lint $(VENV)/.stamp-installed
+	$(PYTEST) -q tests/lint
+
+## sdist: a source archive, and a wheel built from that alone
+.PHONY: sdist
+sdist: $(VENV)/.stamp-lint
+	@rm -rf build/sdist && mkdir -p build/sdist dist
+	@printf '[build]\nbuild_base = %s\n[egg_info]\negg_base = %s\n' \
+	    '$(abspath build)/sdist/base' '$(abspath build)/sdist' > build/sdist/build.cfg
+	@DIST_EXTRA_CONFIG=$(abspath build)/sdist/build.cfg \
+	    $(BIN)/python -m build --sdist --no-isolation -o dist . > build/sdist/log 2>&1 || { cat build/sdist/log; exit 1; }
+	@$(PIP) wheel --no-deps --no-build-isolation -w build/sdist dist/shmflow-*.tar.gz
+	@ls dist/shmflow-*.tar.gz build/sdist/shmflow-*.whl
+
+## format: what lint-format asks for
+.PHONY: format
+format: $(VENV)/.stamp-lint
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(wildcard src/*/*.[ch] tests/core/*.[ch])
+
+## clean: removes what these words made
+.PHONY: clean
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,104 @@
+"""Arrays from one process to others, on one machine, at the speed of memory.
+
+    import shmflow
+
+    topic = shmflow.Topic("cam")          # in the process that has frames
+    topic.write(frame)
+
+    for frame in shmflow.Topic("cam", "r"):   # in any number of others
+        ...
+
+A topic is a ring of messages (NumPy arrays, bytes) in shared memory. Every reader sees every
+message, at its own pace, without a copy; no reader can slow a writer; no broker runs.
+`help(shmflow.Topic)` is the manual page.
+
+Importing this package imports neither NumPy nor the native core; the first use of a name does.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shmflow._admin import TopicInfo, clean, get_include, topics, unlink
+    from shmflow._core import Loan, Message, Messages, Participant, Stats, Topic
+    from shmflow._errors import (
+        Closed,
+        CorruptTopic,
+        Empty,
+        Error,
+        Full,
+        MessageTooLarge,
+        NoSlot,
+        NoSpace,
+        NotAllowed,
+        TopicExists,
+        TopicMismatch,
+        TopicNotFound,
+        WrongMode,
+    )
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "_core": ("Topic", "Loan", "Message", "Messages", "Participant", "Stats"),
+    "_admin": ("TopicInfo", "clean", "get_include", "topics", "unlink"),
+    "_errors": (
+        "Closed",
+        "CorruptTopic",
+        "Empty",
+        "Error",
+        "Full",
+        "MessageTooLarge",
+        "NoSlot",
+        "NoSpace",
+        "NotAllowed",
+        "TopicExists",
+        "TopicMismatch",
+        "TopicNotFound",
+        "WrongMode",
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Closed",
+    "CorruptTopic",
+    "Empty",
+    "Error",
+    "Full",
+    "Loan",
+    "Message",
+    "MessageTooLarge",
+    "Messages",
+    "NoSlot",
+    "NoSpace",
+    "NotAllowed",
+    "Participant",
+    "Stats",
+    "Topic",
+    "TopicExists",
+    "TopicInfo",
+    "TopicMismatch",
+    "TopicNotFound",
+    "WrongMode",
+    "__version__",
+    "clean",
+    "get_include",
+    "topics",
+    "unlink",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'shmflow' has no attribute {name!r}")
+    value = getattr(import_module(f"shmflow.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,160 @@
+"""What concerns topics as such, not one Topic: listing, removing, cleaning, building against.
+
+Nothing here takes a participant's slot for longer than a call, or consumes a message.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from shmflow import _core, _texts
+from shmflow._errors import CorruptTopic, NotAllowed, TopicNotFound
+
+
+@dataclass(frozen=True, slots=True)
+class TopicInfo:
+    """One topic, as `topics()` tells of it.
+
+    name: as given to `Topic`.  size: bytes of its file.  capacity: bytes for messages.
+    depth: the most messages retained.  head: number of the newest message, 0 if none.
+    retained: messages there now.  readers, writers: living participants that have read, written.
+    participants: all living ones.  temporary: goes with its last participant.
+    ended: was shut down.  error: why it cannot be used, or '' (then the numbers are 0).
+    """
+
+    name: str
+    size: int
+    capacity: int = 0
+    depth: int = 0
+    head: int = 0
+    retained: int = 0
+    readers: int = 0
+    writers: int = 0
+    participants: int = 0
+    temporary: bool = False
+    ended: bool = False
+    error: str = ""
+
+
+def _info(name: str) -> TopicInfo | None:
+    path = _texts.path_of(name)
+    status, facts = _core._peek(path)
+    if status == "SF_NOT_FOUND":
+        return None
+    try:
+        size = os.lstat(path).st_size
+    except OSError:
+        return None
+    if status:
+        return TopicInfo(name, size, error=_texts.HEADER_RUNGS.get(status, status))
+    try:
+        with _core.Topic(name, "monitor", create=False) as monitor:
+            living = [p for p in monitor.participants() if p.alive]
+            head, tail = monitor.head or 0, monitor.tail or 1
+            return TopicInfo(
+                name=name,
+                size=size,
+                capacity=facts["capacity"],
+                depth=facts["depth"],
+                head=head,
+                retained=head + 1 - tail if tail <= head else 0,
+                readers=sum("r" in p.mode for p in living),
+                writers=sum("w" in p.mode for p in living),
+                participants=len(living),
+                temporary=facts["temporary"],
+                ended=monitor.ended,
+            )
+    except TopicNotFound:
+        return None
+    except (CorruptTopic, NotAllowed, OSError) as error:
+        return TopicInfo(name, size, error=str(error))
+
+
+def topics() -> list[TopicInfo]:
+    """All topics that have a file, sorted by name; those that cannot be used say why.
+
+    Never blocks, disturbs nobody. An empty list if there are none.
+    """
+    found = [_info(name) for name in _texts.names()]
+    return [info for info in found if info is not None]
+
+
+def unlink(name: str) -> None:
+    """Remove a topic by name, used or idle, usable or damaged.
+
+    Readers drain it and follow the next generation of that name; views stay valid; its memory
+    goes with the last of them. Raises TopicNotFound, NotAllowed, ValueError for a bad name.
+    """
+    _check_name(name)
+    path = _texts.path_of(name)
+    for _ in range(100):
+        status = _core._remove(path, False)
+        if status != "SF_RACE":  # another remover is at it
+            break
+        os.sched_yield()
+    if status == "SF_NOT_FOUND":
+        raise TopicNotFound(2, f"there is no topic {name!r}{_texts.nearest(name)}", path)
+    if status == "SF_DENIED":
+        raise NotAllowed(13, f"no permission to remove {path}{_texts._permissions(path)}", path)
+    if status and status != "SF_RACE":
+        why = _texts.HEADER_RUNGS.get(status, status)
+        raise CorruptTopic(22, f"{path} cannot be removed as a topic: {why}", path)
+
+
+def _check_name(name: str) -> None:
+    parts = name.split("/")
+    allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+    fine = all(part and part[0] != "." and set(part) <= allowed for part in parts)
+    if not fine or len(name) > 200:
+        raise _texts.bad_name(name)
+
+
+def clean() -> int:
+    """Take back what dead processes left; returns how many things that were.
+
+    Slots, pins and claims of dead participants in all topics that this user may write, temporary
+    topics that nobody is attached to any more, and unfinished files of creators that died. Topics
+    that somebody may still want (idle, not temporary) stay: `unlink` them. Judged by locks that
+    the kernel holds for living processes, so the living are never touched. Never blocks.
+    """
+    count = 0
+    for name in _texts.names():
+        path = _texts.path_of(name)
+        status, facts = _core._peek(path)
+        if status:
+            continue
+        count += _core._clean(path)
+        if facts["temporary"]:
+            count += _core._remove(path, True) == ""
+    for file in Path(_texts.folder()).glob(".shmflow-*"):
+        count += _drop_unfinished(file)
+    return count
+
+
+def _drop_unfinished(file: Path) -> int:
+    """A creator on a file system without O_TMPFILE needs seconds, not an hour."""
+    import time
+
+    try:
+        if time.time() - file.stat().st_mtime > 3600:
+            file.unlink()
+            return 1
+    except OSError:
+        pass
+    return 0
+
+
+def get_include() -> str:
+    """The folder with shmflow's C sources: the Python-free core and its public header.
+
+        cc app.c -I$INC $INC/core/*.c $INC/os/*.c -pthread
+
+    with INC=$(python -c 'import shmflow; print(shmflow.get_include())') builds a C program that
+    writes and reads the same topics (`#include "core/shmflow.h"`).
+    """
+    installed = Path(__file__).parent / "include"
+    if installed.is_dir():
+        return str(installed)
+    return str(Path(__file__).parent.parent / "src")  # a source tree, installed with -e

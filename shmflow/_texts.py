@@ -1,0 +1,318 @@
+"""Texts of errors: what was asked, what is there, what to do.
+
+The native core calls `error()` with the name of a status and what it knows; here the facts are
+gathered (by a monitor, which disturbs nobody) and put into words. Gathering facts never fails:
+what cannot be learned is left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from shmflow import _errors as errors
+from shmflow._wire import format_size
+
+if TYPE_CHECKING:
+    from shmflow._core import Participant, Topic
+
+HEADER_RUNGS = {
+    "SF_NOT_A_FILE": "it is not a regular file",
+    "SF_SHORT": "it is shorter than a topic's header",
+    "SF_FOREIGN": "it does not start like a topic: some other program made it",
+    "SF_ENDIAN": "it was made on a machine of the other byte order",
+    "SF_BAD_HEADER": "its header contradicts itself",
+    "SF_TRUNCATED": "it does not have the length that its header tells",
+    "SF_CORRUPT": "its tables contradict each other",
+    "SF_BAD_MESSAGE": "a message in it is described in an impossible way",
+}
+
+
+def folder() -> str:
+    """Where topics lie: $SHMFLOW_DIR or /dev/shm."""
+    return os.path.abspath(os.environ.get("SHMFLOW_DIR") or "/dev/shm")
+
+
+def path_of(name: str) -> str:
+    """The file of a topic."""
+    return os.path.join(folder(), "shmflow." + name.replace("/", "+"))
+
+
+def names() -> list[str]:
+    """Names of all topics that have a file, sorted."""
+    try:
+        files = os.listdir(folder())
+    except OSError:
+        return []
+    return sorted(f[8:].replace("+", "/") for f in files if f.startswith("shmflow."))
+
+
+def nearest(name: str) -> str:
+    """' Did you mean 'cam'?' or what there is instead, or ''."""
+    there = names()
+    close = difflib.get_close_matches(name, there, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    if there:
+        shown = ", ".join(repr(n) for n in there[:5])
+        return f"; there {'is' if len(there) == 1 else 'are'} {shown}" + (
+            f" and {len(there) - 5} more" if len(there) > 5 else ""
+        )
+    return "; there is no topic at all"
+
+
+def who(participant: Participant) -> str:
+    """'pid 812 (cam.py)'."""
+    return f"pid {participant.pid} ({participant.command})"
+
+
+def duration(seconds: float) -> str:
+    """'0.25 s', '14 s', '3 min', '2 h'."""
+    if seconds < 10:
+        return f"{seconds:.3g} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h"
+
+
+def _living(topic: Topic) -> list[Participant]:
+    with contextlib.suppress(Exception):
+        return [p for p in topic.participants() if p.alive]
+    return []
+
+
+def _attached(topic: Topic) -> str:
+    living = _living(topic)
+    if not living:
+        return "nobody is attached"
+    shown = ", ".join(who(p) for p in living[:4])
+    return f"attached: {shown}" + (f" and {len(living) - 4} more" if len(living) > 4 else "")
+
+
+def _writers(topic: Topic) -> str:
+    writers = [p for p in _living(topic) if "w" in p.mode]
+    if writers:
+        return f"{len(writers)} writer{'s are' if len(writers) > 1 else ' is'} alive: " + ", ".join(
+            who(p) for p in writers[:3]
+        )
+    return "no writer is alive"
+
+
+def empty(topic: Topic, timeout: float) -> errors.Empty:
+    """No message came."""
+    text = f"no message on {topic.name!r} in {timeout:g} s"
+    last = None
+    with contextlib.suppress(Exception):
+        last = topic._last()
+    if last is None:
+        if not os.path.exists(path_of(topic.name)):
+            text += f"; no writer has made the topic yet{nearest(topic.name)}"
+        else:
+            text += f"; none was ever written; {_writers(topic)}"
+    else:
+        stamp_ns, pid, command = last
+        age = max(0.0, (time.time_ns() - stamp_ns) / 1e9)
+        text += f"; the last came {duration(age)} ago; {_writers(topic)}"
+        if text.endswith("no writer is alive"):
+            text += f" (the last was pid {pid}{', ' + command if command else ''})"
+    result = errors.Empty(text)
+    result.errno = errno.ETIMEDOUT
+    return result
+
+
+def full(topic: Topic, status: str, timeout: float, length: int) -> errors.Full:
+    """A write ran out of time."""
+    text = f"could not write {format_size(length)} to {topic.name!r} within {timeout:g} s: "
+    if status == "SF_NO_ROOM":
+        holders = sorted(
+            (p for p in _living(topic) if p.held_bytes), key=lambda p: -p.held_bytes
+        )
+        text += "readers hold the rest of the ring, and another writer is using the lane"
+        if holders:
+            text += "; held by " + ", ".join(
+                f"{who(p)}: {format_size(p.held_bytes)}" for p in holders[:3]
+            )
+        text += "; drop views that are no longer needed, or give the topic more capacity"
+    else:
+        holder = None
+        with contextlib.suppress(Exception):
+            holder = topic._lock_holder()
+        text += "the writer lock is held"
+        if holder is not None:
+            pid, command = holder
+            text += f" by pid {pid} ({command})" + _state_of(pid)
+        text += "; a stopped process keeps it until it goes on (kill -CONT) or ends"
+    result = errors.Full(text)
+    result.errno = errno.ETIMEDOUT
+    return result
+
+
+def _state_of(pid: int) -> str:
+    with contextlib.suppress(OSError, IndexError):
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            state = file.read().rpartition(")")[2].split()[0]
+        return ", which is stopped" if state in "Tt" else ""
+    return ""
+
+
+def _mismatch(topic: Topic, details: dict[str, Any]) -> Exception:
+    asked, there = [], []
+    for key, show in (("capacity", format_size), ("depth", str), ("max_message", format_size)):
+        want, have = details.get(f"asked_{key}"), details.get(f"found_{key}")
+        if want and (have < want if key == "capacity" else have != want):
+            asked.append(f"{key} {show(want)}")
+            there.append(f"{key} {show(have) if have else 'unbounded'}")
+    return errors.TopicMismatch(
+        f"topic {topic.name!r} is in use with {', '.join(there)}, but {', '.join(asked)} was asked "
+        f"for; {_attached(topic)}; leave the argument out to take what is there, end the others, "
+        "or pass replace=True to start a new generation"
+    )
+
+
+def _no_space(topic: Topic, details: dict[str, Any]) -> Exception:
+    space = os.statvfs(folder())
+    text = (
+        f"asked for {format_size(details.get('wanted', 0))} for {topic.name!r}, {folder()} has "
+        f"{format_size(space.f_bavail * space.f_frsize)} free of "
+        f"{format_size(space.f_blocks * space.f_frsize)}; give a smaller capacity, remove topics "
+        "that are not needed (shmflow.topics(), shmflow.unlink(name)), or enlarge it: in Docker "
+        "start with --shm-size, elsewhere mount -o remount,size=..."
+    )
+    return errors.NoSpace(errno.ENOSPC, text, path_of(topic.name))
+
+
+def error(status: str, number: int, topic: Topic, details: dict[str, Any]) -> Exception:
+    """The exception for a status of the core."""
+    name = topic.name
+    path = path_of(name)
+    quoted = f"topic {name!r}"
+    match status:
+        case "SF_CLOSED":
+            return errors.Closed(f"this Topic of {name!r} was closed; open another one")
+        case "SF_ENDED":
+            return errors.Closed(
+                f"{quoted} was shut down by a participant; no more messages will come, and none "
+                "can be written; a new Topic that writes starts the next generation"
+            )
+        case "SF_NOT_FOUND":
+            text = f"there is no {quoted} and this call may not make one{nearest(name)}"
+            return errors.TopicNotFound(errno.ENOENT, text, path)
+        case "SF_GONE":
+            text = f"the generation of {quoted} that this belonged to was removed"
+            return errors.TopicNotFound(errno.ENOENT, text, path)
+        case "SF_EXISTS":
+            text = (
+                f"{quoted} exists already; {_attached(topic)}; leave create=True out to join it, "
+                "or pass replace=True to start a new generation"
+            )
+            return errors.TopicExists(errno.EEXIST, text, path)
+        case "SF_MISMATCH":
+            return _mismatch(topic, details)
+        case "SF_TOO_LARGE":
+            return errors.MessageTooLarge(
+                f"a message of {format_size(details['length'])} does not fit {quoted}, which takes "
+                f"at most {format_size(details['max_message'])} (capacity "
+                f"{format_size(details['capacity'])}); open it with a larger max_message or "
+                "capacity before anybody else is attached"
+            )
+        case "SF_DENIED":
+            text = f"no permission for {path}{_permissions(path)}; the owner may open the topic "
+            text += "with permissions=0o660 (all of a group) or 0o644 (others: mode 'monitor')"
+            return errors.NotAllowed(errno.EACCES, text, path)
+        case "SF_STRANGER":
+            text = f"{quoted} was made by another user{_permissions(path)}; pass permissions=0o660 "
+            text += "if you mean to share your data with them"
+            return errors.NotAllowed(errno.EPERM, text, path)
+        case "SF_NO_SLOT":
+            text = f"all {details.get('slots', '')} participant slots of {quoted} are taken; "
+            text += f"{_attached(topic)}; close Topics that are not needed, or create it with a "
+            text += "larger max_participants"
+            return errors.NoSlot(errno.EUSERS, text, path)
+        case "SF_NO_SPACE":
+            return _no_space(topic, details)
+        case "SF_NO_CGROUP":
+            text = (
+                f"asked for {format_size(details.get('wanted', 0))} for {quoted}, the memory "
+                f"cgroup admits {format_size(details.get('room', 0))} more; give a smaller "
+                "capacity or raise the container's memory limit"
+            )
+            return errors.NoSpace(errno.ENOMEM, text, path)
+        case "SF_BAD_VALUE":
+            return ValueError(f"{quoted}: capacity, depth, max_message or max_participants is "
+                              "out of range")
+        case "SF_FORMAT":
+            text = f"{path} was made by another version of shmflow; restart its writers with this "
+            text += f"one, or remove it: shmflow.unlink({name!r})"
+            return errors.CorruptTopic(errno.EINVAL, text, path)
+        case _ if status in HEADER_RUNGS:
+            text = f"{path} is not a usable topic: {HEADER_RUNGS[status]}; remove it if nobody "
+            text += f"needs it: shmflow.unlink({name!r})"
+            return errors.CorruptTopic(errno.EINVAL, text, path)
+    if number in (-errno.ENOENT, -errno.ENOTDIR):
+        text = f"the folder for topics, {folder()}, is not there (SHMFLOW_DIR)"
+        return errors.TopicNotFound(errno.ENOENT, text, folder())
+    if -4096 < number < 0:
+        return OSError(-number, f"{quoted}: {os.strerror(-number)}", path)
+    return errors.Error(f"{quoted}: {status}")
+
+
+def _permissions(path: str) -> str:
+    with contextlib.suppress(OSError):
+        info = os.lstat(path)
+        return f" (owner uid {info.st_uid}, mode {info.st_mode & 0o777:#o}; you are {os.geteuid()})"
+    return ""
+
+
+def bad_name(name: str) -> ValueError:
+    """A name that no topic can have."""
+    return ValueError(
+        f"{name[:80]!r} is not a topic name: use letters, digits, '.', '_' and '-', parts joined "
+        "by '/', no part starting with '.', at most 200 bytes"
+    )
+
+
+def wrong_mode(topic: Topic, call: str) -> errors.WrongMode:
+    """A call that the mode does not admit."""
+    need = "'w' or 'rw'" if call in ("write", "loan", "shutdown") else "'r', 'rw' or 'monitor'"
+    return errors.WrongMode(
+        f"{call}() needs a Topic of mode {need}; this one of {topic.name!r} has mode {topic.mode!r}"
+    )
+
+
+def restore(
+    name: str,
+    mode: str,
+    identity: bytes,
+    start: str,
+    max_held: int,
+    spin_ns: int,
+    permissions: int,
+) -> Topic:
+    """Unpickles a Topic: attaches by name, never creates.
+
+    A topic that it was attached to must still be the one of that name: `TopicNotFound` otherwise.
+    """
+    from shmflow import _core
+
+    if identity:
+        there = _core._identity(path_of(name))
+        if there != identity:
+            what = "another topic of that name is there now" if there else "it was removed"
+            raise errors.TopicNotFound(
+                errno.ENOENT, f"topic {name!r}, which this was pickled from: {what}", path_of(name)
+            )
+    return _core.Topic(
+        name,
+        mode,
+        start=start,
+        max_held=max_held or None,
+        create=False if identity or mode == "w" else None,
+        spin=None if spin_ns < 0 else spin_ns / 1e9,
+        permissions=permissions,
+    )

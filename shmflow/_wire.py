@@ -1,0 +1,178 @@
+"""What travels beside the bytes: dtypes, meta, and sizes that people write.
+
+A dtype travels as the literal that `numpy.lib.format` writes into .npy headers, never as a
+pickle; meta travels as JSON. Both come back from shared memory, so both are taken as input:
+parsed as data, bounded, refused with `ValueError` when they are not what they should be.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.lib.format import descr_to_dtype, dtype_to_descr
+
+MAX_META = 64 * 1024
+MAX_DTYPE = 16 * 1024
+CPU = 1  # kDLCPU of DLPack
+
+
+def describe(dtype: np.dtype[Any]) -> bytes:
+    """The wire form of a dtype, such as b'<f4'. TypeError for what cannot travel."""
+    if dtype.hasobject:
+        kind = "StringDType" if type(dtype).__name__ == "StringDType" else f"dtype {dtype}"
+        raise TypeError(
+            f"{kind} holds Python objects, which mean nothing in another process; "
+            "convert first, e.g. array.astype('U16'), array.astype(float), or send bytes"
+        )
+    try:
+        descr = dtype_to_descr(dtype)
+        text = repr(descr) if not isinstance(descr, str) else descr
+        same = parse(text.encode("ascii", "backslashreplace")) == dtype
+    except (ValueError, TypeError) as error:
+        raise TypeError(
+            f"dtype {dtype} has no portable description ({error}); "
+            "give its fields names and places that do not overlap"
+        ) from error
+    if not same:
+        raise TypeError(
+            f"dtype {dtype} would arrive as another type; "
+            "send it as array.view('u1') or array.view('u2') and view it back"
+        )
+    wire = text.encode("ascii", "backslashreplace")
+    if len(wire) > MAX_DTYPE:
+        raise TypeError(f"the description of this dtype takes {len(wire)} bytes of {MAX_DTYPE}")
+    return wire
+
+
+def parse(wire: bytes) -> np.dtype[Any]:
+    """The dtype of a wire form. ValueError if it is none, or one that holds objects."""
+    text = wire.decode("ascii")
+    try:
+        descr = ast.literal_eval(text) if text.startswith(("[", "(")) else text
+        dtype = descr_to_dtype(descr)
+    except (ValueError, TypeError, SyntaxError, KeyError, MemoryError, RecursionError) as error:
+        raise ValueError(f"not a dtype: {text[:80]!r}") from error
+    if not isinstance(dtype, np.dtype) or dtype.hasobject or dtype.subdtype is not None:
+        raise ValueError(f"not a dtype that can travel: {text[:80]!r}")
+    return dtype
+
+
+def pack_meta(meta: object) -> bytes:
+    """JSON of a mapping. TypeError or ValueError that say what to do."""
+    if not isinstance(meta, Mapping):
+        raise TypeError(
+            f"meta must be a mapping such as {{'exposure_us': 1200}}, not {type(meta).__name__}"
+        )
+    try:
+        text = json.dumps(dict(meta), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"meta must consist of JSON values: {error}") from error
+    packed = text.encode("utf-8")
+    if len(packed) > MAX_META:
+        raise ValueError(
+            f"meta takes {len(packed)} bytes of JSON, at most {MAX_META} travel with a message; "
+            "write large things as arrays of their own"
+        )
+    return packed
+
+
+def unpack_meta(packed: bytes) -> dict[str, Any]:
+    """The mapping of a message's meta. ValueError if it is damaged."""
+    try:
+        value = json.loads(packed)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("the meta of this message is damaged") from error
+    if not isinstance(value, dict):
+        raise ValueError("the meta of this message is damaged")
+    return value
+
+
+def as_array(data: object) -> np.ndarray[Any, Any]:
+    """What `write` makes of anything that is not plainly an ndarray. TypeError with advice."""
+    if isinstance(data, np.ma.MaskedArray):
+        raise TypeError(
+            "a masked array would lose its mask; write array.filled(value), and the mask "
+            "as an array of its own if you need it"
+        )
+    if isinstance(data, (np.ndarray, np.generic)):
+        return np.asarray(data)
+    if isinstance(data, (bool, int, float, complex)):
+        array = np.asarray(data)
+        if array.dtype.hasobject:
+            raise TypeError(f"{data} does not fit 64 bits; write a float, or bytes")
+        return array
+    if isinstance(data, str):
+        raise TypeError("a str has no fixed bytes; write text.encode()")
+    if data is None:
+        raise TypeError("None is no message; write an array or bytes")
+    if isinstance(data, (list, tuple, set, dict)):
+        raise TypeError(f"a {type(data).__name__} has no dtype of its own; write numpy.asarray(it)")
+    if type(data).__name__ == "UMat":
+        raise TypeError("a cv2.UMat lives in OpenCV's memory; write umat.get()")
+    try:
+        view = memoryview(data)  # type: ignore[arg-type]
+    except TypeError:
+        return _from_dlpack(data)
+    try:
+        return np.asarray(view)
+    except (ValueError, TypeError) as error:
+        raise TypeError(f"the buffer's format {view.format!r} is not one of NumPy's") from error
+
+
+def _from_dlpack(data: object) -> np.ndarray[Any, Any]:
+    if not hasattr(data, "__dlpack__"):
+        raise TypeError(
+            f"cannot write an object of type {type(data).__name__}: write an ndarray, a number, bytes or a "
+            "buffer; numpy.asarray(it) may make one"
+        )
+    device = data.__dlpack_device__() if hasattr(data, "__dlpack_device__") else (CPU, 0)
+    if device[0] != CPU:
+        raise TypeError(
+            f"this {type(data).__name__} lives on another device (DLPack device "
+            f"{int(device[0])}:{int(device[1])}); bring it to the CPU first, e.g. tensor.cpu()"
+        )
+    try:
+        return np.from_dlpack(data)  # type: ignore[arg-type]
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(f"cannot read this {type(data).__name__} through DLPack: {error}") from error
+
+
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kKmMgGtT]?)(i?)[bB]?\s*")
+
+
+def parse_size(value: object, what: str) -> int:
+    """Bytes of 1000, "64 MiB", "64M" (both 2**20), "64MB" (10**6)."""
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value)
+        if not match:
+            raise ValueError(
+                f"{what}={value!r} is not a size; write bytes as a number, or like '64 MiB', "
+                "'64M' (both 64 * 2**20) or '64MB' (64 * 10**6)"
+            )
+        number, prefix, binary = match.groups()
+        decimal = prefix and not binary and value.rstrip()[-1] in "bB"
+        base = 1000 if decimal else 1024
+        size = float(number) * float(base) ** ("KMGT".index(prefix.upper()) + 1 if prefix else 0)
+    elif isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{what} must be a number of bytes or a text like '64 MiB', not {value!r}")
+    else:
+        size = value.__index__()
+    if not 0 < size < 2**46 or not math.isfinite(size):
+        raise ValueError(f"{what}={value!r} is out of range: from 1 byte to 64 TiB")
+    return int(size)
+
+
+def format_size(size: int) -> str:
+    """12 -> '12 B', 67108864 -> '64.0 MiB'."""
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"

@@ -1,0 +1,228 @@
+/* An attachment: one process's hold on one generation of a topic, as one participant.
+ *
+ * Owns:      struct sf_attachment and the functions on it: segment.c (make, attach, remove),
+ *            participants.c (slots and liveness), lock.c, wait.c, pins.c, fork.c.
+ * Does not:  know topics by name over generations (topic.c) or messages' meaning.
+ *
+ * Invariants
+ *   H1  An attachment lives until its last reference is dropped: a Topic's, a view's, a loan's, a
+ *       call's in flight. Only then its slot, its byte and its mappings are given back.
+ *   H2  It belongs to the process that made it. After a fork the child may only drop references:
+ *       sf_attachment_is_mine() is false there, and nothing shared is touched.
+ *   H3  Fields without a comment on threads are constant from attach to the end.
+ *   H4  Order of locks: registry (fork.c), then pins. The writer lock is never waited for while
+ *       either is held; none is held across user code.
+ * A crash leaves: a taken slot whose byte is free; participants.c cleans it.
+ */
+#ifndef SHMFLOW_ATTACHMENT_H
+#define SHMFLOW_ATTACHMENT_H
+
+#include "core/ring.h"
+#include "os/os.h"
+
+#define SF_SLICE_NS UINT64_C(100000000) /* no sleep is longer: a killed waker strands nobody */
+
+#define SF_FILL_LEN (UINT64_C(2) << 20) /* page tables are filled in steps of this */
+
+struct sf_fork_copy; /* fork.c */
+
+struct sf_attachment {
+    struct sf_ring ring;
+    _Atomic uint32_t refs;
+    uint32_t epoch; /* of the process that attached (fork.c) */
+    bool monitor;   /* read-only: no slot, no lock, no store */
+    char *path;
+    uint64_t dev, ino;
+    uint32_t uid; /* the file's owner */
+    uint8_t identity[16];
+
+    char *control;
+    size_t control_len;
+    char *arena;    /* read-only for everybody */
+    char *arena_rw; /* writers' second mapping, else NULL */
+    size_t arena_len;
+    void *life; /* the page that keeps the description with our byte's lock alive */
+
+    uint32_t slot;  /* SF_NIL for a monitor */
+    uint32_t owner; /* its owner word */
+
+    /* Where the reader stands: in its slot, or here for a monitor. Any thread of the process. */
+    _Atomic uint64_t *cursor;
+    _Atomic uint64_t monitor_cursor;
+
+    /* pins.c, under the mutex: how many views of this process look at a block. */
+    pthread_mutex_t pins_mutex;
+    uint32_t *pins;
+    uint64_t held_len, held_blocks, pinned, max_held;
+
+    /* Any thread, relaxed: hints that may be lost. */
+    _Atomic uint8_t *filled; /* per 2 MiB of the arena: are its page tables filled? (flow.c) */
+    _Atomic uint64_t next_probe_ns, next_clean_ns, next_look_ns, next_name_ns;
+    _Atomic uint32_t spin_ns; /* what the adaptive spin has learned (wait.c) */
+
+    /* fork.c, under the registry's mutex. */
+    struct sf_attachment *next, *prev;
+    bool registered;
+    _Atomic uint32_t *topic_closed; /* of the Topic that it belongs to, or NULL (topic.c) */
+    struct sf_fork_copy *copies;
+    bool copies_failed;
+};
+
+/* ---- segment.c ---- */
+
+/* Where a topic's file lies: "<dir>/shmflow.<name>", with '+' for '/'. SF_BAD_NAME. */
+int sf_segment_path(const char *name, char *out, size_t len);
+/* The folder of all topics: $SHMFLOW_DIR, or /dev/shm. */
+const char *sf_segment_dir(void);
+
+/* Makes a topic's file, reserved and initialised, then gives it its name. `between` is called
+ * every 64 MiB; a negative answer stops and undoes. SF_EXISTS, SF_NO_SPACE, SF_NO_CGROUP. */
+int sf_segment_create(const char *path, const struct sf_params *params, uint32_t permissions,
+                      int (*between)(void *), void *context);
+
+enum sf_attach_as { SF_AS_MONITOR, SF_AS_READER, SF_AS_WRITER };
+/* Attaches to what has the name now. The ladder: file, header, maps, slot, still there?
+ * Fails with the rung's status; never creates, truncates or removes. */
+int sf_attach(const char *path, enum sf_attach_as as, struct sf_attachment **out);
+void sf_attachment_ref(struct sf_attachment *att);
+void sf_attachment_unref(struct sf_attachment *att);
+
+/* Ends a generation: flags it, rings, removes its name. `identity` says which generation is
+ * meant, NULL any. SF_BUSY: it is not in the state that `when` asks for. SF_NOT_FOUND, SF_DENIED. */
+enum sf_when {
+    SF_ALWAYS,
+    SF_WHEN_IDLE,    /* nobody is attached */
+    SF_WHEN_FLAGGED, /* an earlier remover died before it took the name away */
+};
+int sf_segment_remove(const char *path, const uint8_t *identity, enum sf_when when);
+/* Does the name still lead to this segment? If not, says so to all in the segment. */
+bool sf_attachment_is_named(struct sf_attachment *att);
+/* Was it removed, by the flag or by the name? */
+bool sf_attachment_has_gone(struct sf_attachment *att);
+/* Reads a segment's constants without taking anything. */
+int sf_segment_peek(const char *path, struct sf_layout *layout, struct os_file_info *info,
+                    uint8_t identity[16]);
+
+/* ---- participants.c ---- */
+
+int sf_slot_take(struct sf_attachment *att, int lock_fd);
+void sf_slot_give_up(struct sf_attachment *att);
+/* Cleans dead participants; returns how many. Opens the file anew; rate-limit it. */
+int sf_clean_dead(struct sf_attachment *att);
+/* Is the participant of this owner word dead? Then it is cleaned. Rate-limited inside. */
+bool sf_probe_dead(struct sf_attachment *att, uint32_t owner);
+/* Fills alive[max_participants] with 1 where a slot is taken by a living participant. */
+int sf_list_living(struct sf_attachment *att, uint8_t *alive);
+/* How many others are attached and alive. */
+int sf_count_others(struct sf_attachment *att);
+void sf_add_role(struct sf_attachment *att, uint32_t role);
+void sf_clear_roles(struct sf_attachment *att);
+
+/* ---- lock.c ---- */
+
+int sf_lock_try(struct sf_attachment *att);
+/* Until until_ns: 0, or not held: SF_BUSY, SF_INTERRUPTED, SF_GONE, SF_CORRUPT. */
+int sf_lock_wait(struct sf_attachment *att, uint64_t until_ns);
+void sf_unlock(struct sf_attachment *att);
+
+/* ---- wait.c ---- */
+
+/* Wakes all sleepers, if the flag says that there are any, or in any case. */
+void sf_bell_ring(struct sf_bell *bell);
+void sf_bell_ring_always(struct sf_bell *bell);
+/* Until until_ns at most, and at most a slice: 0 look again, SF_EMPTY nothing came,
+ * SF_INTERRUPTED. spin_ns < 0: adaptive. */
+int sf_wait_message(struct sf_attachment *att, uint64_t cursor, uint64_t until_ns, int64_t spin_ns,
+                    const _Atomic uint32_t *closed);
+/* Waiting for room: listen, try to claim, then sleep for what rang since listen. */
+uint32_t sf_room_listen(struct sf_attachment *att);
+int sf_room_sleep(struct sf_attachment *att, uint32_t count, uint64_t until_ns);
+
+/* ---- pins.c ---- */
+
+/* The top bit of a count: the block was a loan, so views of it lie in the writable mapping. */
+#define SF_WAS_LOAN UINT32_C(0x80000000)
+
+enum sf_pin_answer { SF_PIN_OK, SF_PIN_GONE, SF_PIN_CAP };
+/* Holds the message's block for a view. SF_PIN_CAP: the participant holds max_held already (not
+ * asked for when `brief`, as a copy in progress is). */
+enum sf_pin_answer sf_pin(struct sf_attachment *att, const struct sf_message *message, bool brief);
+void sf_unpin(struct sf_attachment *att, uint32_t desc);
+/* A loan: a claim that Python fills. It counts as held from the start. */
+bool sf_loan_fits(struct sf_attachment *att, uint64_t block_len);
+void sf_loan_begin(struct sf_attachment *att, uint32_t desc);
+/* Before publish: the claim becomes a block that the writer itself holds. */
+void sf_loan_keep(struct sf_attachment *att, uint32_t desc);
+/* The last array of a dropped loan died. */
+void sf_loan_drop(struct sf_attachment *att, uint32_t desc);
+
+/* ---- flow.c ---- */
+
+/* A message to be written. dtype, shape and meta are the caller's; data may be NULL when the
+ * caller fills the block itself. */
+struct sf_out {
+    const void *data;
+    uint64_t payload_len;
+    const uint64_t *shape;
+    const char *dtype;
+    const void *meta;
+    uint64_t stamp_ns; /* 0: the time of publication */
+    uint32_t ndim, dtype_len, meta_len;
+    bool fortran;
+};
+
+#define SF_SMALL_LEN 4096u /* blocks up to this are copied inside the critical section */
+#define SF_TRY UINT64_C(0) /* as until_ns: try once, make no system call */
+
+uint64_t sf_out_block_len(const struct sf_out *out);
+/* Claim, copy and publish in one critical section; for blocks up to SF_SMALL_LEN. Until until_ns:
+ * 0, SF_BUSY, SF_NO_ROOM, SF_INTERRUPTED (come again, or sf_leave_queue), SF_ENDED, SF_GONE,
+ * SF_CORRUPT. */
+int sf_send_small(struct sf_attachment *att, const struct sf_out *out, uint64_t until_ns,
+                  uint64_t *seq);
+/* The same in three steps, for larger ones. A claim ends with a publish that succeeds, or drop. */
+int sf_send_claim(struct sf_attachment *att, uint64_t block_len, enum sf_lane lane, uint64_t until_ns,
+                  struct sf_claim *claim);
+/* Where the payload goes; writes the prefix before it. Fills page tables. */
+void *sf_send_payload(struct sf_attachment *att, const struct sf_out *out,
+                      const struct sf_claim *claim);
+int sf_send_publish(struct sf_attachment *att, const struct sf_out *out,
+                    const struct sf_claim *claim, uint64_t until_ns, uint64_t *seq);
+/* A write had to wait for room: told once per write, to people. */
+void sf_count_wait(struct sf_attachment *att);
+/* Gives up waiting for room: the next in line is told. */
+void sf_leave_queue(struct sf_attachment *att);
+void sf_send_drop(struct sf_attachment *att, const struct sf_claim *claim);
+/* Ends the stream for everybody. 0, or SF_BUSY when a frozen writer holds the lock. */
+int sf_shutdown(struct sf_attachment *att, uint64_t until_ns);
+
+enum sf_start { SF_OLDEST, SF_LATEST, SF_NEW };
+/* Places the cursor. */
+void sf_subscribe(struct sf_attachment *att, enum sf_start start);
+void sf_resubscribe(struct sf_attachment *att, uint64_t cursor);
+/* The next message; *from gets the cursor it was looked up at. SF_EMPTY, SF_ENDED or SF_GONE
+ * when it is drained, SF_BAD_MESSAGE, SF_CORRUPT. Nothing is consumed before commit. */
+int sf_take_look(struct sf_attachment *att, bool newest, uint64_t *from,
+                 struct sf_message *message);
+/* Consumes it; false if another thread was quicker. */
+bool sf_take_commit(struct sf_attachment *att, uint64_t from, const struct sf_message *message);
+const char *sf_message_prefix(const struct sf_attachment *att, const struct sf_message *message);
+const char *sf_message_payload(struct sf_attachment *att, const struct sf_message *message);
+
+/* ---- fork.c ---- */
+
+/* Once per process, before the first attach. */
+int sf_process_setup(void);
+uint32_t sf_process_epoch(void);
+bool sf_attachment_is_mine(const struct sf_attachment *att);
+/* Between these no handler of a fork runs: a child must not inherit what is being locked. */
+void sf_fork_hold(void);
+void sf_fork_release(void);
+void sf_registry_add(struct sf_attachment *att);
+void sf_registry_remove(struct sf_attachment *att);
+/* True once after a fork that could not keep all inherited views as they were. */
+bool sf_fork_trouble(void);
+/* At interpreter exit: temporary topics go when nobody else uses them. */
+void sf_process_exit(void);
+
+#endif

@@ -1,0 +1,366 @@
+/* The flow of messages through an attachment: send and take, with the lock, the room and the bells.
+ *
+ * Owns:      the order in which ring, lock, wait and pins are used; the participant's counters.
+ * Does not:  hold a protocol of its own: every shared word is another room's.
+ *
+ * Invariants
+ *   J1  No payload above SF_SMALL_LEN is copied under the lock.
+ *   J2  System calls (wakes, page tables, cleaning) come after unlock.
+ *   J3  A write that reports a failure has published nothing; a take that is not committed has
+ *       consumed nothing.
+ *   J4  ended is read under the lock before anything is published: shutdown sets it under the
+ *       lock, so no message comes after the end.
+ *
+ * A crash here leaves: what lock.c and ring.c say; a claim that is freed as a dead one's.
+ */
+#include "core/attachment.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define SF_CLEAN_NS UINT64_C(100000000)
+#define SF_NAME_NS UINT64_C(1000000000)
+
+enum { FILLED_READ = 1, FILLED_WRITE = 2 };
+
+/* ---- page tables ---- */
+
+/* First touch of a page costs many times its copy; fill 2 MiB at a time, ahead of the copy. */
+static void
+fill_pages(struct sf_attachment *att, uint64_t off, uint64_t len, bool writable)
+{
+    uint8_t bit = writable ? FILLED_WRITE : FILLED_READ;
+    for (uint64_t chunk = off / SF_FILL_LEN; chunk * SF_FILL_LEN < off + len; chunk++) {
+        uint8_t have = sf_load_relaxed(&att->filled[chunk]); /* a hint, private */
+        if ((have & bit) == 0) {
+            uint64_t first = chunk * SF_FILL_LEN;
+            uint64_t rest = att->arena_len - first;
+            os_map_populate((writable ? att->arena_rw : att->arena) + first,
+                            (size_t)(rest < SF_FILL_LEN ? rest : SF_FILL_LEN), writable);
+            sf_store_relaxed(&att->filled[chunk], (uint8_t)(have | bit)); /* a hint, private */
+        }
+    }
+}
+
+/* ---- sending ---- */
+
+uint64_t
+sf_out_block_len(const struct sf_out *out)
+{
+    return sf_prefix_len(out->ndim, out->dtype_len, out->meta_len) + out->payload_len;
+}
+
+static int
+enter(struct sf_attachment *att, uint64_t until_ns)
+{
+    int status = sf_lock_try(att);
+    if (status == SF_BUSY && until_ns != SF_TRY) {
+        status = sf_lock_wait(att, until_ns);
+    }
+    if (status < 0) {
+        return status;
+    }
+    uint32_t ended = sf_load_relaxed(&att->ring.header->ended); /* J4; edge G orders it */
+    if (ended != 0) {
+        sf_unlock(att);
+        return (ended & SF_SHUTDOWN) != 0 ? SF_ENDED : SF_GONE;
+    }
+    return 0;
+}
+
+static void
+clean_rarely(struct sf_attachment *att)
+{
+    uint64_t now = os_now_ns();
+    if (now >= sf_load_relaxed(&att->next_clean_ns)) { /* a hint: at worst twice */
+        sf_store_relaxed(&att->next_clean_ns, now + SF_CLEAN_NS); /* as above */
+        (void)sf_clean_dead(att);
+    }
+}
+
+/* Claims under the lock, mending the tables once if they turn out broken. */
+static int
+claim_or_mend(struct sf_attachment *att, uint64_t len, enum sf_lane lane, struct sf_claim *claim)
+{
+    int status = sf_claim_locked(&att->ring, att->owner, len, lane, claim);
+    if (status == SF_CORRUPT) {
+        status = sf_rebuild_locked(&att->ring);
+        if (status == 0) {
+            status = sf_claim_locked(&att->ring, att->owner, len, lane, claim);
+        }
+    }
+    return status;
+}
+
+void
+sf_count_wait(struct sf_attachment *att)
+{
+    /* Relaxed: told to people. */
+    sf_add_relaxed64(&att->ring.slots[att->slot].waits, 1);
+}
+
+/* Enters and claims; returns with the lock held on 0, and not held otherwise. */
+static int
+enter_and_claim(struct sf_attachment *att, uint64_t len, enum sf_lane lane, uint64_t until_ns,
+                struct sf_claim *claim)
+{
+    uint32_t rung = 0;
+    bool listening = false, last = false;
+    for (;;) {
+        int status = enter(att, until_ns);
+        if (status < 0) {
+            return status;
+        }
+        status = claim_or_mend(att, len, last ? SF_LANE_NOW : lane, claim);
+        if (status == 0) {
+            return 0;
+        }
+        sf_unlock(att);
+        if (status != SF_NO_ROOM || until_ns == SF_TRY || lane == SF_LANE_NEVER || last) {
+            return status;
+        }
+        clean_rarely(att);
+        if (listening) {
+            status = sf_room_sleep(att, rung, until_ns);
+            if (status == SF_INTERRUPTED) {
+                return status;
+            }
+            if (status == SF_EMPTY) {
+                (void)sf_attachment_is_named(att); /* if not, enter sees it */
+            }
+            last = os_now_ns() >= until_ns;
+        }
+        rung = sf_room_listen(att);
+        listening = true;
+    }
+}
+
+static void
+write_prefix(char *at, const struct sf_out *out)
+{
+    if (out->ndim > SF_INLINE_DIMS) {
+        memcpy(at, out->shape, (size_t)out->ndim * 8);
+        at += (size_t)out->ndim * 8;
+    }
+    if (out->dtype_len > SF_INLINE_DTYPE) {
+        memcpy(at, out->dtype, out->dtype_len);
+        at += out->dtype_len;
+    }
+    if (out->meta_len > 0) {
+        memcpy(at, out->meta, out->meta_len);
+    }
+}
+
+static char *
+block_at(struct sf_attachment *att, const struct sf_out *out, const struct sf_claim *claim)
+{
+    char *at = att->arena_rw + claim->off;
+    write_prefix(at, out);
+    return at + sf_prefix_len(out->ndim, out->dtype_len, out->meta_len);
+}
+
+/* Numbers a claim; the lock is held, and released here. */
+static int
+publish_and_leave(struct sf_attachment *att, const struct sf_out *out, const struct sf_claim *claim,
+                  uint64_t *seq)
+{
+    struct sf_participant *p = &att->ring.slots[att->slot];
+    struct sf_message m;
+    m.stamp_ns = out->stamp_ns ? out->stamp_ns : os_realtime_ns();
+    m.payload_len = out->payload_len;
+    m.writer_pid = p->pid;
+    m.ndim = out->ndim;
+    m.fortran = out->fortran;
+    m.dtype_len = out->dtype_len;
+    m.meta_len = out->meta_len;
+    m.dtype[0] = m.dtype[1] = 0;
+    if (out->dtype_len <= SF_INLINE_DTYPE) {
+        memcpy(m.dtype, out->dtype, out->dtype_len);
+    }
+    if (out->ndim <= SF_INLINE_DIMS) {
+        memcpy(m.shape, out->shape, (size_t)out->ndim * 8);
+    }
+    else {
+        memset(m.shape, 0, sizeof m.shape);
+    }
+    int status = sf_publish_locked(&att->ring, claim->desc, &m);
+    if (status == SF_CORRUPT) {
+        status = sf_rebuild_locked(&att->ring);
+        if (status == 0) {
+            status = sf_publish_locked(&att->ring, claim->desc, &m);
+        }
+    }
+    if (status == 0) {
+        /* Relaxed: ours alone, under the lock; told to people. */
+        sf_store_relaxed(&p->written, sf_load_relaxed(&p->written) + 1);
+        sf_store_relaxed(&p->written_len, sf_load_relaxed(&p->written_len) + out->payload_len);
+        *seq = m.seq;
+    }
+    sf_unlock(att);
+    if (status < 0) {
+        return status;
+    }
+    sf_bell_ring(&att->ring.header->bell);
+    sf_bell_ring(&att->ring.header->room);
+    if (claim->in_lane) {
+        clean_rarely(att); /* main was short: maybe the dead hold some of it */
+    }
+    uint64_t now = out->stamp_ns ? os_realtime_ns() : m.stamp_ns;
+    uint64_t next = sf_load_relaxed(&att->next_name_ns); /* a hint */
+    if (now >= next || next - now > 2 * SF_NAME_NS) {    /* the second: the clock was set back */
+        sf_store_relaxed(&att->next_name_ns, now + SF_NAME_NS); /* as above */
+        (void)sf_attachment_is_named(att);
+    }
+    return 0;
+}
+
+int
+sf_send_small(struct sf_attachment *att, const struct sf_out *out, uint64_t until_ns, uint64_t *seq)
+{
+    struct sf_claim claim;
+    int status = enter_and_claim(att, sf_out_block_len(out), SF_LANE_IN_TURN, until_ns, &claim);
+    if (status < 0) {
+        return status;
+    }
+    memcpy(block_at(att, out, &claim), out->data, out->payload_len);
+    status = publish_and_leave(att, out, &claim, seq);
+    if (status < 0) {
+        sf_send_drop(att, &claim);
+        return status;
+    }
+    /* Of the next blocks, not of this one: J2. */
+    fill_pages(att, claim.off, claim.len, true);
+    return 0;
+}
+
+int
+sf_send_claim(struct sf_attachment *att, uint64_t block_len, enum sf_lane lane, uint64_t until_ns,
+              struct sf_claim *claim)
+{
+    int status = enter_and_claim(att, block_len, lane, until_ns, claim);
+    if (status == 0) {
+        sf_unlock(att);
+    }
+    return status;
+}
+
+void *
+sf_send_payload(struct sf_attachment *att, const struct sf_out *out, const struct sf_claim *claim)
+{
+    fill_pages(att, claim->off, claim->len, true);
+    return block_at(att, out, claim);
+}
+
+int
+sf_send_publish(struct sf_attachment *att, const struct sf_out *out, const struct sf_claim *claim,
+                uint64_t until_ns, uint64_t *seq)
+{
+    int status = enter(att, until_ns);
+    return status < 0 ? status : publish_and_leave(att, out, claim, seq);
+}
+
+void
+sf_leave_queue(struct sf_attachment *att)
+{
+    if (sf_attachment_is_mine(att)) {
+        sf_give_up_turn(&att->ring, att->owner);
+        sf_bell_ring(&att->ring.header->room);
+    }
+}
+
+void
+sf_send_drop(struct sf_attachment *att, const struct sf_claim *claim)
+{
+    if (sf_attachment_is_mine(att)) { /* else a fork came between; the claim is the parent's */
+        sf_discard(&att->ring, claim->desc);
+        sf_bell_ring(&att->ring.header->room);
+    }
+}
+
+int
+sf_shutdown(struct sf_attachment *att, uint64_t until_ns)
+{
+    int status = enter(att, until_ns);
+    if (status == SF_ENDED || status == SF_GONE) {
+        status = 0; /* ended already; or removed: the flag below ends it for who still reads */
+        sf_or_seq32(&att->ring.header->ended, SF_SHUTDOWN); /* H */
+    }
+    else if (status == 0) {
+        sf_or_seq32(&att->ring.header->ended, SF_SHUTDOWN); /* H, J4 */
+        sf_unlock(att);
+    }
+    if (status == 0) {
+        sf_bell_ring_always(&att->ring.header->bell);
+        sf_bell_ring_always(&att->ring.header->room);
+    }
+    return status;
+}
+
+/* ---- taking ---- */
+
+void
+sf_resubscribe(struct sf_attachment *att, uint64_t cursor)
+{
+    if (att->slot != SF_NIL) {
+        sf_store_relaxed(&att->ring.slots[att->slot].first, cursor); /* told to people */
+    }
+    /* Relaxed: this process's threads meet in commit's exchange; others only show it. */
+    sf_store_relaxed(att->cursor, cursor);
+}
+
+void
+sf_subscribe(struct sf_attachment *att, enum sf_start start)
+{
+    struct sf_header *h = att->ring.header;
+    /* B. tail relaxed: look finds the oldest from a stale one. */
+    uint64_t head = sf_load_seq(&h->head);
+    uint64_t tail = sf_load_relaxed(&h->tail);
+    uint64_t cursor = start == SF_NEW ? head + 1 : start == SF_LATEST ? head : tail;
+    if (cursor == 0 || cursor > head + 1) {
+        cursor = 1;
+    }
+    sf_resubscribe(att, cursor);
+}
+
+int
+sf_take_look(struct sf_attachment *att, bool newest, uint64_t *from, struct sf_message *message)
+{
+    /* ended before head (J4): what was published before the end is still found. */
+    uint32_t ended = sf_load_seq(&att->ring.header->ended);
+    uint64_t cursor = sf_load_relaxed(att->cursor); /* commit settles races between threads */
+    *from = cursor;
+    int status = newest ? sf_look_newest(&att->ring, cursor, message)
+                        : sf_look(&att->ring, cursor, message);
+    if (status == SF_EMPTY && ended != 0) {
+        return (ended & SF_SHUTDOWN) != 0 ? SF_ENDED : SF_GONE;
+    }
+    return status;
+}
+
+bool
+sf_take_commit(struct sf_attachment *att, uint64_t from, const struct sf_message *message)
+{
+    /* Relaxed: the cursor orders nothing; exactly one thread gets each message. */
+    if (!sf_cas_relaxed(att->cursor, &from, message->seq + 1)) {
+        return false;
+    }
+    if (att->slot != SF_NIL && (message->lost | message->skipped) != 0) {
+        struct sf_participant *p = &att->ring.slots[att->slot];
+        sf_add_relaxed64(&p->lost, message->lost); /* told to people */
+        sf_add_relaxed64(&p->skipped, message->skipped); /* told to people */
+    }
+    return true;
+}
+
+const char *
+sf_message_prefix(const struct sf_attachment *att, const struct sf_message *message)
+{
+    return att->arena + message->block_off;
+}
+
+const char *
+sf_message_payload(struct sf_attachment *att, const struct sf_message *message)
+{
+    fill_pages(att, message->block_off, message->block_len, false);
+    return att->arena + message->block_off + message->prefix_len;
+}

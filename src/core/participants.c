@@ -1,0 +1,268 @@
+/* Participants: a slot each, alive while the kernel holds its byte's lock.
+ *
+ * Owns:      sf_participant.gen, state, roles, pid, command; the lock bytes; cleaning.
+ * Does not:  free claims (the writer that passes does, space.c) or take the writer lock.
+ *
+ * Invariants
+ *   V1  A participant is alive exactly as long as its byte is locked. The lock is an OFD lock on a
+ *       description that only a one-page MADV_DONTFORK mapping keeps alive: no child inherits
+ *       it, no close() or closerange() drops it, and the kernel drops it when the process ends,
+ *       however it ends. Not pids, not heartbeats: those report the living as dead.
+ *   V2  A slot is cleaned only by who holds its byte: clear its bit in all descriptors, then
+ *       gen + 1 (edge E': from here its owner words are a dead one's), then state.
+ *   V3  A byte is probed through a description of its own, since one does not see its own locks.
+ *
+ * A crash here leaves: a slot half-cleaned with state still taken: the next one cleans it again.
+ */
+#include "core/attachment.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define SF_PROBE_NS UINT64_C(5000000)
+
+static void
+clear_bits(struct sf_ring *ring, uint32_t slot)
+{
+    uint64_t bit = UINT64_C(1) << (slot % 64);
+    for (uint32_t desc = 0; desc < ring->lay.desc_len; desc++) {
+        _Atomic uint64_t *word = sf_holders_word(ring, desc, slot);
+        /* Relaxed look: the dead set no more bits, and the kernel ordered its last one. */
+        if ((sf_load_relaxed(word) & bit) != 0) {
+            sf_and_release64(word, ~bit); /* D, on behalf of the dead */
+        }
+    }
+}
+
+/* V2. The caller holds the slot's byte. */
+static void
+clean_slot(struct sf_ring *ring, uint32_t slot)
+{
+    struct sf_participant *p = &ring->slots[slot];
+    clear_bits(ring, slot);
+    /* E': release, with the acquire in sf_owner_lives. Only the byte's holder stores gen. */
+    sf_store_release(&p->gen, sf_load_relaxed(&p->gen) + 1);
+    sf_store_relaxed(&p->roles, 0);
+    /* Release: who sees it free sees it clean. */
+    sf_store_release(&p->state, SF_SLOT_FREE);
+}
+
+static void
+settle_in(struct sf_attachment *att, uint32_t slot)
+{
+    struct sf_participant *p = &att->ring.slots[slot];
+    /* Relaxed, all of them: told to others by the release of state below. */
+    sf_store_relaxed(&p->roles, 0);
+    sf_store_relaxed(&p->cursor, 0);
+    sf_store_relaxed(&p->first, 0);
+    sf_store_relaxed(&p->lost, 0);
+    sf_store_relaxed(&p->skipped, 0);
+    sf_store_relaxed(&p->pinned, 0);
+    sf_store_relaxed(&p->held_len, 0);
+    sf_store_relaxed(&p->held_blocks, 0);
+    sf_store_relaxed(&p->taking, 0);
+    sf_store_relaxed(&p->written, 0);
+    sf_store_relaxed(&p->written_len, 0);
+    sf_store_relaxed(&p->waits, 0);
+    sf_store_relaxed(&p->group, 0);
+    sf_store_relaxed(&p->policy, 0);
+    p->pid = os_pid();
+    p->attached_ns = os_realtime_ns();
+    os_command(p->command, sizeof p->command);
+    att->slot = slot;
+    /* Relaxed: gen is ours to change while we hold the byte. */
+    att->owner = sf_owner_word(slot, sf_load_relaxed(&p->gen));
+    att->cursor = &p->cursor;
+    /* Release: with the acquire of those who list participants. */
+    sf_store_release(&p->state, SF_SLOT_TAKEN);
+}
+
+static int
+try_slot(struct sf_attachment *att, int fd, uint32_t slot)
+{
+    int status = os_lock_try(fd, SF_LOCK_SLOT + slot, 1);
+    if (status < 0) {
+        return status;
+    }
+    void *life;
+    status = os_map(fd, 0, os_page_len(), false, &life);
+    if (status == 0) {
+        status = os_map_no_fork(life, os_page_len());
+        if (status < 0) {
+            os_unmap(life, os_page_len());
+        }
+    }
+    if (status < 0) {
+        (void)os_lock_drop(fd, SF_LOCK_SLOT + slot, 1);
+        return status;
+    }
+    att->life = life; /* V1: the description now outlives fd */
+    /* Acquire: with clean_slot by another; TAKEN under a free byte is a dead one's. */
+    if (sf_load_acquire(&att->ring.slots[slot].state) != SF_SLOT_FREE) {
+        clean_slot(&att->ring, slot);
+    }
+    settle_in(att, slot);
+    return 0;
+}
+
+int
+sf_slot_take(struct sf_attachment *att, int fd)
+{
+    struct sf_ring *ring = &att->ring;
+    /* First the slots that look free, then those of the dead: a look costs nothing, a lock does. */
+    for (uint32_t pass = 0; pass < 2; pass++) {
+        for (uint32_t slot = 0; slot < ring->lay.max_participants; slot++) {
+            /* Relaxed: a hint; the byte decides. */
+            bool looks_free = sf_load_relaxed(&ring->slots[slot].state) == SF_SLOT_FREE;
+            if (looks_free != (pass == 0)) {
+                continue;
+            }
+            int status = try_slot(att, fd, slot);
+            if (status != -EAGAIN) {
+                return status;
+            }
+        }
+    }
+    return SF_NO_SLOT;
+}
+
+void
+sf_slot_give_up(struct sf_attachment *att)
+{
+    /* No view, no loan, no call is left (H1), so no bit and no claim is ours. */
+    struct sf_participant *p = &att->ring.slots[att->slot];
+    sf_store_release(&p->gen, sf_load_relaxed(&p->gen) + 1); /* E', as in clean_slot */
+    sf_store_relaxed(&p->roles, 0);
+    sf_store_release(&p->state, SF_SLOT_FREE); /* as in clean_slot */
+}
+
+/* A description of our own on the segment's file; SF_GONE if the name leads elsewhere. */
+static int
+open_again(struct sf_attachment *att, bool writable)
+{
+    int fd = os_file_open(att->path, writable);
+    if (fd < 0) {
+        return fd == -ENOENT ? SF_GONE : fd;
+    }
+    struct os_file_info info;
+    int status = os_file_info(fd, &info);
+    if (status == 0 && (info.ino != att->ino || info.dev != att->dev)) {
+        status = SF_GONE;
+    }
+    if (status < 0) {
+        (void)os_file_close(fd);
+        return status;
+    }
+    return fd;
+}
+
+/* True if the slot was a dead one's and is clean now. */
+static bool
+clean_if_dead(struct sf_attachment *att, int fd, uint32_t slot)
+{
+    struct sf_participant *p = &att->ring.slots[slot];
+    /* My own slot is alive by definition, and its lock is another description's than fd's. */
+    if (slot == att->slot || sf_load_acquire(&p->state) != SF_SLOT_TAKEN ||
+        os_lock_try(fd, SF_LOCK_SLOT + slot, 1) < 0) {
+        return false;
+    }
+    /* Acquire, again and under the byte: somebody may have been quicker. */
+    bool dead = sf_load_acquire(&p->state) == SF_SLOT_TAKEN;
+    if (dead) {
+        clean_slot(&att->ring, slot);
+    }
+    /* Dropped by name, not only by close: a child forked just now shares the description. */
+    (void)os_lock_drop(fd, SF_LOCK_SLOT + slot, 1);
+    return dead;
+}
+
+int
+sf_clean_dead(struct sf_attachment *att)
+{
+    int fd = open_again(att, true);
+    if (fd < 0) {
+        return 0;
+    }
+    int cleaned = 0;
+    for (uint32_t slot = 0; slot < att->ring.lay.max_participants; slot++) {
+        cleaned += clean_if_dead(att, fd, slot);
+    }
+    (void)os_file_close(fd);
+    if (cleaned > 0) {
+        sf_bell_ring(&att->ring.header->room);
+    }
+    return cleaned;
+}
+
+bool
+sf_probe_dead(struct sf_attachment *att, uint32_t owner)
+{
+    if (!sf_owner_lives(&att->ring, owner)) {
+        return true;
+    }
+    uint32_t slot = sf_owner_slot(owner);
+    if (slot == att->slot) {
+        return false; /* another thread of this very Topic */
+    }
+    /* Relaxed: a lost race costs one probe more. */
+    uint64_t now = os_now_ns();
+    if (now < sf_load_relaxed(&att->next_probe_ns)) {
+        return false;
+    }
+    sf_store_relaxed(&att->next_probe_ns, now + SF_PROBE_NS); /* as above */
+    int fd = open_again(att, true);
+    if (fd < 0) {
+        return false;
+    }
+    (void)clean_if_dead(att, fd, slot);
+    (void)os_file_close(fd);
+    return !sf_owner_lives(&att->ring, owner);
+}
+
+int
+sf_list_living(struct sf_attachment *att, uint8_t *alive)
+{
+    int count = 0;
+    int fd = open_again(att, false);
+    for (uint32_t slot = 0; slot < att->ring.lay.max_participants; slot++) {
+        alive[slot] = 0;
+        /* Acquire: with settle_in's release. */
+        if (sf_load_acquire(&att->ring.slots[slot].state) == SF_SLOT_TAKEN) {
+            /* A removed topic's bytes cannot be asked for any more: believe what it says. */
+            alive[slot] = slot == att->slot || fd < 0 ||
+                          os_lock_test(fd, SF_LOCK_SLOT + slot, 1) == 1;
+            count += alive[slot];
+        }
+    }
+    if (fd >= 0) {
+        (void)os_file_close(fd);
+    }
+    return count;
+}
+
+int
+sf_count_others(struct sf_attachment *att)
+{
+    uint8_t alive[SF_MAX_PARTICIPANTS];
+    return sf_list_living(att, alive) - (att->slot != SF_NIL);
+}
+
+void
+sf_add_role(struct sf_attachment *att, uint32_t role)
+{
+    if (att->slot != SF_NIL) {
+        _Atomic uint32_t *roles = &att->ring.slots[att->slot].roles;
+        /* Relaxed: told to people, orders nothing. */
+        if ((sf_load_relaxed(roles) & role) == 0) {
+            sf_or_seq32(roles, role);
+        }
+    }
+}
+
+void
+sf_clear_roles(struct sf_attachment *att)
+{
+    if (att->slot != SF_NIL && sf_attachment_is_mine(att)) {
+        sf_store_relaxed(&att->ring.slots[att->slot].roles, 0); /* told to people only */
+    }
+}

@@ -1,0 +1,428 @@
+/* Room: where a new block goes, and what must go for it. All under the writer lock.
+ *
+ * Owns:      links[], header.first, cursor, free_first, turn; desc.off, len, owner (its start);
+ *            header.tail.
+ * Does not:  number messages (ring.c) or wait for room (the caller does, outside the lock).
+ *
+ * Two areas, main and lane. In each, live blocks form a list in address order. A claim looks
+ *   1. at the gap at main's start: with a bounded depth it is what was freed longest ago, and
+ *      using the same memory again and again keeps it in the caches;
+ *   2. from the cursor (behind the block placed last) for the first run of adjacent gaps and
+ *      passable blocks that is long enough, one lap; only then it evicts what is in the run,
+ *      and everything older, so that history stays contiguous;
+ *   3. in the lane, by the same two steps. Nobody pins the lane, so only a claim that is being
+ *      written now can be in the way: wait for that one.
+ * Passable: published and not held; retired and let go of; discarded; claimed by a dead owner.
+ *
+ * Invariants
+ *   P1  A claim evicts nothing before a run is known that will fit.
+ *   P2  Every walk is bounded by M steps; an index or extent out of range sets ring->corrupt.
+ *   P3  A writer that found the lane busy takes the turn; until it has claimed, given up or died,
+ *       no other participant claims in the lane. So large messages are not starved by small. One
+ *       that has waited for a whole slice claims out of turn: the first in line may be frozen.
+ *
+ * A crash here leaves: links, cursor, tail and free list in any state (all derived), and at most
+ * one descriptor with len set and owner ours: a dead one's claim. len is stored last (claim) and
+ * cleared last (reap), so a half-written descriptor is a free one.
+ */
+#include "core/ring.h"
+
+enum { MAIN = 0, LANE = 1 };
+
+struct run {
+    uint64_t off;     /* where the block would go */
+    uint64_t newest;  /* the newest message in it, or 0 */
+};
+
+/* ---- words that the lock protects: relaxed, for edge G (lock.c) orders them ---- */
+
+static uint32_t
+get(struct sf_ring *ring, _Atomic uint32_t *word)
+{
+    uint32_t desc = sf_load_relaxed(word); /* G */
+    if (desc != SF_NIL && desc >= ring->lay.desc_len) {
+        ring->corrupt = true;
+        return SF_NIL;
+    }
+    return desc;
+}
+
+static void
+set(_Atomic uint32_t *word, uint32_t desc)
+{
+    sf_store_relaxed(word, desc); /* G */
+}
+
+static int
+area_of(const struct sf_ring *ring, uint64_t off)
+{
+    return off < ring->lay.capacity ? MAIN : LANE;
+}
+
+static uint64_t
+area_start(const struct sf_ring *ring, int area)
+{
+    return area == MAIN ? 0 : ring->lay.capacity;
+}
+
+static uint64_t
+area_end(const struct sf_ring *ring, int area)
+{
+    return ring->lay.capacity + (area == MAIN ? 0 : ring->lay.lane_len);
+}
+
+static uint64_t
+block_off(struct sf_ring *ring, uint32_t desc)
+{
+    uint64_t off = sf_load_relaxed(&ring->descs[desc].off); /* G */
+    if (off >= area_end(ring, LANE)) {
+        ring->corrupt = true;
+        return 0;
+    }
+    return off;
+}
+
+static uint64_t
+block_end(struct sf_ring *ring, uint32_t desc)
+{
+    uint64_t off = block_off(ring, desc);
+    uint64_t len = sf_load_relaxed(&ring->descs[desc].len); /* G */
+    if (len > area_end(ring, area_of(ring, off)) - off) {
+        ring->corrupt = true;
+        return off;
+    }
+    return off + len;
+}
+
+/* ---- live blocks ---- */
+
+bool
+sf_owner_lives(const struct sf_ring *ring, uint32_t owner)
+{
+    uint32_t slot = sf_owner_slot(owner);
+    /* E': acquire with the release of gen by whoever cleaned the slot: it saw the owner dead. */
+    return slot < ring->lay.max_participants &&
+           (sf_load_acquire(&ring->slots[slot].gen) & SF_GEN_MASK) == sf_owner_gen(owner);
+}
+
+static void
+insert_after(struct sf_ring *ring, int area, uint32_t prev, uint32_t desc)
+{
+    _Atomic uint32_t *before = prev == SF_NIL ? &ring->header->first[area] : &ring->links[prev].next;
+    uint32_t next = get(ring, before);
+    set(&ring->links[desc].prev, prev);
+    set(&ring->links[desc].next, next);
+    set(before, desc);
+    if (next != SF_NIL) {
+        set(&ring->links[next].prev, desc);
+    }
+}
+
+static void
+push_free(struct sf_ring *ring, uint32_t desc)
+{
+    set(&ring->links[desc].next, get(ring, &ring->header->free_first));
+    set(&ring->header->free_first, desc);
+}
+
+/* Frees a block that is nobody's. Whoever pointed at it points at the one before. */
+static void
+reap(struct sf_ring *ring, uint32_t desc)
+{
+    int area = area_of(ring, block_off(ring, desc));
+    uint32_t prev = get(ring, &ring->links[desc].prev);
+    uint32_t next = get(ring, &ring->links[desc].next);
+    set(prev == SF_NIL ? &ring->header->first[area] : &ring->links[prev].next, next);
+    if (next != SF_NIL) {
+        set(&ring->links[next].prev, prev);
+    }
+    if (get(ring, &ring->header->cursor[area]) == desc) {
+        set(&ring->header->cursor[area], prev);
+    }
+    if (ring->anchor == desc) {
+        ring->anchor = prev;
+    }
+    /* G. owner first: len == 0 must be the last store, it is what makes the block free. */
+    sf_store_relaxed(&ring->descs[desc].owner, 0);
+    sf_store_release(&ring->descs[desc].len, 0);
+    push_free(ring, desc);
+}
+
+/* May a run go over this block? Sets *seq if it is a message. */
+static bool
+is_passable(struct sf_ring *ring, int area, uint32_t desc, uint64_t *seq)
+{
+    struct sf_desc *d = &ring->descs[desc];
+    *seq = sf_load_relaxed(&d->seq); /* G: only lock holders store it */
+    if (*seq == 0) {
+        uint32_t owner = sf_load_acquire(&d->owner); /* E with discard */
+        if (owner != 0) {
+            return !sf_owner_lives(ring, owner);
+        }
+    }
+    return area == LANE || !sf_is_held(ring, desc);
+}
+
+static uint32_t
+after(struct sf_ring *ring, int area, uint32_t desc)
+{
+    return get(ring, desc == SF_NIL ? &ring->header->first[area] : &ring->links[desc].next);
+}
+
+/* ---- eviction ---- */
+
+static void
+evict_oldest(struct sf_ring *ring, uint64_t seq)
+{
+    uint32_t desc = get(ring, &ring->index[seq & (ring->lay.index_len - 1)]);
+    /* G. A number whose descriptor says otherwise is gone already. */
+    if (desc != SF_NIL && sf_load_relaxed(&ring->descs[desc].seq) == seq) {
+        bool in_lane = area_of(ring, block_off(ring, desc)) == LANE;
+        if (sf_retire_locked(ring, desc, in_lane)) {
+            reap(ring, desc);
+        }
+    }
+    /* Release: a monitor that sees the new tail does not find the old message below it. */
+    sf_store_release(&ring->header->tail, seq + 1);
+}
+
+void
+sf_evict_through_locked(struct sf_ring *ring, uint64_t last_seq)
+{
+    uint64_t tail = sf_load_relaxed(&ring->header->tail); /* G */
+    uint64_t head = sf_load_relaxed(&ring->header->head); /* G */
+    last_seq = last_seq < head ? last_seq : head;
+    if (tail == 0 || tail > head + 1 || head + 1 - tail > ring->lay.index_len) {
+        ring->corrupt = true;
+        return;
+    }
+    for (uint64_t seq = tail; seq <= last_seq && !ring->corrupt; seq++) {
+        evict_oldest(ring, seq);
+    }
+}
+
+/* ---- the search ---- */
+
+/* Step 1. Reaps what lies at the area's start and is nobody's; evicts nothing. */
+static bool
+fits_at_start(struct sf_ring *ring, int area, uint64_t len)
+{
+    for (uint32_t steps = 0; steps <= ring->lay.desc_len && !ring->corrupt; steps++) {
+        uint32_t desc = after(ring, area, SF_NIL);
+        uint64_t end = desc == SF_NIL ? area_end(ring, area) : block_off(ring, desc);
+        if (end - area_start(ring, area) >= len) {
+            return true;
+        }
+        uint64_t seq;
+        if (desc == SF_NIL || !is_passable(ring, area, desc, &seq) || seq != 0) {
+            return false;
+        }
+        reap(ring, desc);
+    }
+    return false;
+}
+
+/* Step 2. Leaves ring->anchor at the block before the run. */
+static bool
+find_run(struct sf_ring *ring, int area, uint64_t len, struct run *run)
+{
+    uint32_t desc = get(ring, &ring->header->cursor[area]);
+    bool wrapped = desc == SF_NIL;
+    uint64_t low = wrapped ? area_start(ring, area) : block_end(ring, desc);
+    ring->anchor = desc;
+    run->newest = 0;
+    desc = after(ring, area, desc);
+    for (uint32_t steps = 0; steps <= 2 * ring->lay.desc_len + 2 && !ring->corrupt; steps++) {
+        uint64_t high = desc == SF_NIL ? area_end(ring, area) : block_off(ring, desc);
+        if (high < low) {
+            ring->corrupt = true;
+            return false;
+        }
+        if (high - low >= len) {
+            run->off = low;
+            return true;
+        }
+        if (desc == SF_NIL) {
+            if (wrapped) {
+                return false;
+            }
+            /* The second half of the lap goes all the way, over the cursor's own block too:
+             * a run may need the whole area. */
+            wrapped = true;
+            low = area_start(ring, area);
+            ring->anchor = SF_NIL;
+            run->newest = 0;
+            desc = after(ring, area, SF_NIL);
+            continue;
+        }
+        uint64_t seq;
+        if (is_passable(ring, area, desc, &seq)) {
+            run->newest = seq > run->newest ? seq : run->newest;
+        }
+        else {
+            low = block_end(ring, desc);
+            ring->anchor = desc;
+            run->newest = 0;
+        }
+        desc = after(ring, area, desc);
+    }
+    return false;
+}
+
+/* Evicts and frees what lies in the run; false if a reader was quicker to pin one of them. */
+static bool
+clear_run(struct sf_ring *ring, int area, uint64_t len, const struct run *run)
+{
+    if (run->newest != 0) {
+        sf_evict_through_locked(ring, run->newest);
+    }
+    for (uint32_t steps = 0; steps <= ring->lay.desc_len && !ring->corrupt; steps++) {
+        uint32_t desc = after(ring, area, ring->anchor);
+        if (desc == SF_NIL || block_off(ring, desc) >= run->off + len) {
+            return true;
+        }
+        uint64_t seq;
+        bool passable = is_passable(ring, area, desc, &seq);
+        if (seq != 0) {
+            ring->corrupt = true; /* everything up to run->newest is evicted: it lies */
+            return false;
+        }
+        if (!passable) {
+            return false;
+        }
+        reap(ring, desc);
+    }
+    return false;
+}
+
+static bool
+find_room(struct sf_ring *ring, int area, uint64_t len, uint64_t *off)
+{
+    if (len > area_end(ring, area) - area_start(ring, area)) {
+        return false;
+    }
+    if (fits_at_start(ring, area, len)) {
+        ring->anchor = SF_NIL;
+        *off = area_start(ring, area);
+        return true;
+    }
+    /* A lost race retires a message, so the rounds are bounded by what was retained. */
+    struct run run;
+    for (uint32_t round = 0; round <= ring->lay.desc_len && !ring->corrupt; round++) {
+        if (!find_run(ring, area, len, &run)) {
+            return false;
+        }
+        if (clear_run(ring, area, len, &run)) {
+            *off = run.off;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* ---- descriptors ---- */
+
+static void
+sweep(struct sf_ring *ring, int area)
+{
+    uint32_t desc = after(ring, area, SF_NIL);
+    for (uint32_t steps = 0; desc != SF_NIL && steps <= ring->lay.desc_len; steps++) {
+        uint32_t next = after(ring, area, desc);
+        uint64_t seq;
+        if (is_passable(ring, area, desc, &seq) && seq == 0) {
+            reap(ring, desc);
+        }
+        desc = next;
+    }
+}
+
+/* L7 makes this find one at once, but for participants with many threads in write. */
+static uint32_t
+take_free(struct sf_ring *ring)
+{
+    uint32_t desc = get(ring, &ring->header->free_first);
+    if (desc == SF_NIL) {
+        sweep(ring, MAIN);
+        sweep(ring, LANE);
+        for (;;) {
+            desc = get(ring, &ring->header->free_first);
+            uint64_t tail = sf_load_relaxed(&ring->header->tail); /* G */
+            uint64_t head = sf_load_relaxed(&ring->header->head); /* G */
+            if (desc != SF_NIL || ring->corrupt || tail > head) {
+                break;
+            }
+            sf_evict_through_locked(ring, tail);
+        }
+    }
+    if (desc != SF_NIL) {
+        set(&ring->header->free_first, get(ring, &ring->links[desc].next));
+    }
+    return desc;
+}
+
+/* ---- the lane's queue (P3) ---- */
+
+static bool
+is_my_turn(struct sf_ring *ring, uint32_t owner)
+{
+    /* G; give_up_turn clears it without the lock, which at worst is seen one round later. */
+    uint32_t turn = sf_load_relaxed(&ring->header->turn);
+    return turn == 0 || turn == owner || !sf_owner_lives(ring, turn);
+}
+
+void
+sf_give_up_turn(struct sf_ring *ring, uint32_t owner)
+{
+    /* Relaxed: the turn orders nothing; whoever waits looks again when `room` is rung. */
+    uint32_t mine = owner;
+    if (sf_load_relaxed(&ring->header->turn) == owner) {
+        (void)sf_cas_relaxed(&ring->header->turn, &mine, 0);
+    }
+}
+
+static bool
+find_room_in_lane(struct sf_ring *ring, uint32_t owner, uint64_t len, enum sf_lane lane,
+                  uint64_t *off)
+{
+    if (lane == SF_LANE_NEVER || (lane == SF_LANE_IN_TURN && !is_my_turn(ring, owner))) {
+        return false;
+    }
+    bool found = find_room(ring, LANE, len, off);
+    if (!found && is_my_turn(ring, owner)) {
+        set(&ring->header->turn, owner);
+    }
+    return found;
+}
+
+int
+sf_claim_locked(struct sf_ring *ring, uint32_t owner, uint64_t len, enum sf_lane lane,
+                struct sf_claim *claim)
+{
+    len = len == 0 ? SF_LINE : sf_round_up(len, SF_LINE);
+    ring->corrupt = false;
+    uint32_t desc = take_free(ring);
+    if (desc == SF_NIL) {
+        return ring->corrupt ? SF_CORRUPT : SF_NO_ROOM;
+    }
+    uint64_t off = 0;
+    bool found = find_room(ring, MAIN, len, &off) ||
+                 (!ring->corrupt && find_room_in_lane(ring, owner, len, lane, &off));
+    if (!found || ring->corrupt) {
+        push_free(ring, desc);
+        return ring->corrupt ? SF_CORRUPT : SF_NO_ROOM;
+    }
+    sf_give_up_turn(ring, owner); /* P3: it has claimed, wherever */
+    struct sf_desc *d = &ring->descs[desc];
+    /* F: whoever looks at the old message and sees one of the stores below, or one byte of the
+     * payload to come, also sees that its seq is gone. */
+    sf_fence_release();
+    sf_store_relaxed(&d->off, off);
+    sf_store_relaxed(&d->owner, owner);
+    /* The commit: from here it is a claim (G; rebuild and the writers that pass read it). */
+    sf_store_release(&d->len, len);
+    int area = area_of(ring, off);
+    insert_after(ring, area, ring->anchor, desc);
+    set(&ring->header->cursor[area], desc);
+    *claim = (struct sf_claim){.off = off, .len = len, .desc = desc, .in_lane = area == LANE};
+    return ring->corrupt ? SF_CORRUPT : 0;
+}

@@ -1,0 +1,378 @@
+/* A topic by name: attach, follow, replace, size.
+ *
+ * Owns:      the rules of topic.h: who replaces what, where a subscriber starts, how large a
+ *            topic is that nobody gave a size.
+ * Does not:  wait or create; see topic.h.
+ *
+ * Invariants: U1 … U3 of topic.h.
+ * A crash here leaves: what segment.c says.
+ */
+#include "core/topic.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SF_AUTO_MESSAGES 16u
+#define SF_AUTO_LEAST 4u
+#define SF_AUTO_MIN (UINT64_C(1) << 20)
+#define SF_AUTO_UNKNOWN (UINT64_C(64) << 20) /* created before the first message is known */
+
+int
+sf_topic_init(struct sf_topic *topic, const char *name, const struct sf_options *options)
+{
+    char path[4096];
+    int status = sf_segment_path(name, path, sizeof path);
+    if (status == 0) {
+        status = sf_process_setup();
+    }
+    if (status < 0) {
+        return status;
+    }
+    char *own_name = strdup(name), *own_path = strdup(path);
+    if (!own_name || !own_path) {
+        free(own_name);
+        free(own_path);
+        return -ENOMEM;
+    }
+    memset(topic, 0, sizeof *topic); /* not before: what fails leaves it as it was, closed */
+    topic->options = *options;
+    topic->epoch = sf_process_epoch();
+    topic->name = own_name;
+    topic->path = own_path;
+    return 0;
+}
+
+void
+sf_topic_fini(struct sf_topic *topic)
+{
+    sf_topic_close(topic);
+    free(topic->name);
+    free(topic->path);
+    topic->name = topic->path = NULL;
+}
+
+static void
+add_totals(const struct sf_topic *topic, struct sf_totals *t)
+{
+    struct sf_attachment *att = topic->att;
+    if (!att || att->slot == SF_NIL || !sf_attachment_is_mine(att)) {
+        return;
+    }
+    /* Relaxed: our own counters, or a moment's old value of another thread's. */
+    struct sf_participant *p = &att->ring.slots[att->slot];
+    uint64_t lost = sf_load_relaxed(&p->lost);
+    uint64_t skipped = sf_load_relaxed(&p->skipped);
+    uint64_t passed = sf_load_relaxed(&p->cursor) - sf_load_relaxed(&p->first);
+    t->written += sf_load_relaxed(&p->written);
+    t->written_len += sf_load_relaxed(&p->written_len);
+    t->waits += sf_load_relaxed(&p->waits);
+    t->pinned += sf_load_relaxed(&p->pinned); /* as above */
+    t->held_len = sf_load_relaxed(&p->held_len);
+    t->held_blocks = sf_load_relaxed(&p->held_blocks);
+    t->read += passed >= lost + skipped ? passed - lost - skipped : 0;
+    t->lost += lost;
+    t->skipped += skipped;
+}
+
+void
+sf_topic_totals(struct sf_topic *topic, struct sf_totals *out)
+{
+    *out = topic->past;
+    out->held_len = out->held_blocks = 0;
+    add_totals(topic, out);
+}
+
+void
+sf_topic_leave(struct sf_topic *topic)
+{
+    struct sf_attachment *att = topic->att;
+    if (!att) {
+        return;
+    }
+    sf_topic_totals(topic, &topic->past);
+    topic->cursor = sf_load_relaxed(att->cursor); /* ours; in a child, a private copy (fork.c) */
+    att->topic_closed = NULL;
+    sf_clear_roles(att); /* views may keep the slot; it reads and writes no more */
+    topic->att = NULL;
+    sf_attachment_unref(att);
+}
+
+void
+sf_topic_close(struct sf_topic *topic)
+{
+    struct sf_attachment *att = topic->att;
+    /* H: before the bell; sleepers look at it with the news. */
+    sf_store_seq(&topic->closed, 1);
+    if (att && !att->monitor && sf_attachment_is_mine(att)) {
+        sf_bell_ring(&att->ring.header->bell);
+        sf_bell_ring(&att->ring.header->room);
+    }
+    sf_topic_leave(topic);
+}
+
+int
+sf_topic_enter(struct sf_topic *topic)
+{
+    if (sf_load_relaxed(&topic->closed) != 0) { /* U1: our own thread's, or the GIL's order */
+        return SF_CLOSED;
+    }
+    uint32_t epoch = sf_process_epoch();
+    if (topic->epoch != epoch) {
+        /* A forked child: attach anew, under an own slot, where the parent stood. */
+        topic->epoch = epoch;
+        topic->past = (struct sf_totals){0};
+        topic->has_written = false;
+        sf_topic_leave(topic);
+    }
+    return 0;
+}
+
+/* ---- fitting and following ---- */
+
+static int
+fits(struct sf_topic *topic)
+{
+    const struct sf_options *o = &topic->options;
+    const struct sf_layout *l = &topic->found;
+    if ((o->capacity && l->capacity < o->capacity) || (o->depth && l->asked_depth != o->depth) ||
+        (o->max_message && l->max_message != o->max_message)) {
+        return SF_MISMATCH;
+    }
+    return 0;
+}
+
+static bool
+may_write(const struct sf_topic *topic)
+{
+    return topic->options.mode == SF_MODE_RW || topic->options.mode == SF_MODE_W;
+}
+
+static enum sf_attach_as
+attach_as(const struct sf_topic *topic)
+{
+    return topic->options.mode == SF_MODE_MONITOR ? SF_AS_MONITOR
+           : may_write(topic)                     ? SF_AS_WRITER
+                                                  : SF_AS_READER;
+}
+
+/* A writer gives its data only to its own user, to root, or where it means to share. */
+static bool
+is_strangers(const struct sf_topic *topic, uint32_t owner_uid)
+{
+    return may_write(topic) && (topic->options.permissions & 077) == 0 && owner_uid != os_uid() &&
+           owner_uid != 0 && os_uid() != 0;
+}
+
+static void
+place_cursor(struct sf_topic *topic, bool same_generation)
+{
+    struct sf_attachment *att = topic->att;
+    if (same_generation && topic->cursor != 0) {
+        sf_resubscribe(att, topic->cursor);
+    }
+    else if (topic->generation > 1 || topic->subscribed_late) {
+        sf_subscribe(att, SF_OLDEST); /* all of it came after us */
+    }
+    else {
+        sf_subscribe(att, topic->options.start);
+    }
+}
+
+static int
+attach_to(struct sf_topic *topic)
+{
+    struct sf_attachment *att = NULL;
+    struct os_file_info info;
+    /* Looked at before a slot is taken: who only looks must not make an idle topic seem used. */
+    int status = sf_segment_peek(topic->path, &topic->found, &info, topic->found_identity);
+    if (status == 0) {
+        status = is_strangers(topic, info.uid) ? SF_STRANGER : fits(topic);
+    }
+    if (status == 0) {
+        status = sf_attach(topic->path, attach_as(topic), &att);
+    }
+    if (status < 0) {
+        topic->subscribed_late |= status == SF_NOT_FOUND && !may_write(topic);
+        return status;
+    }
+    /* The name may have changed hands since. */
+    topic->found = att->ring.lay;
+    memcpy(topic->found_identity, att->identity, sizeof att->identity);
+    status = is_strangers(topic, att->uid) ? SF_STRANGER : fits(topic);
+    if (status < 0) {
+        sf_attachment_unref(att);
+        return status;
+    }
+    if (topic->options.max_held) {
+        att->max_held = topic->options.max_held;
+    }
+    bool same = memcmp(topic->last_identity, att->identity, sizeof att->identity) == 0;
+    memcpy(topic->last_identity, att->identity, sizeof att->identity);
+    topic->generation += !same;
+    topic->att = att;
+    att->topic_closed = &topic->closed;
+    topic->has_written = false;
+    /* Acquire: with the end's setter. */
+    topic->was_ended = (sf_load_acquire(&att->ring.header->ended) & SF_SHUTDOWN) != 0;
+    place_cursor(topic, same);
+    if (topic->options.mode == SF_MODE_R || (topic->is_reader && may_write(topic))) {
+        topic->is_reader = true;
+        sf_add_role(att, SF_ROLE_READER);
+    }
+    return 0;
+}
+
+bool
+sf_topic_has_moved(struct sf_topic *topic)
+{
+    struct os_file_info named;
+    if (os_path_info(topic->path, &named) < 0) {
+        return false;
+    }
+    return !topic->att || named.ino != topic->att->ino || named.dev != topic->att->dev;
+}
+
+int
+sf_topic_to_read(struct sf_topic *topic)
+{
+    if (!topic->att) {
+        int status = attach_to(topic);
+        if (status < 0) {
+            return status;
+        }
+    }
+    if (!topic->is_reader) {
+        /* "rw" becomes a reader here. What "oldest" and "latest" mean is asked now; "new"
+         * counts from the attachment. */
+        topic->is_reader = true;
+        if (topic->options.start != SF_NEW && topic->cursor == 0) {
+            sf_subscribe(topic->att, topic->options.start);
+        }
+        sf_add_role(topic->att, SF_ROLE_READER);
+    }
+    return 0;
+}
+
+/* ---- writing ---- */
+
+static uint64_t
+auto_capacity(const struct sf_topic *topic, uint64_t message_len)
+{
+    uint64_t free_len = UINT64_MAX, total_len;
+    char *slash = strrchr(topic->path, '/');
+    *slash = 0;
+    (void)os_space(topic->path, &free_len, &total_len);
+    *slash = '/';
+    uint64_t room = os_cgroup_room();
+    room = (room < free_len ? room : free_len) / 2;
+    uint64_t block = sf_round_up(message_len ? message_len : 1, SF_LINE);
+    uint64_t count = topic->options.depth + SF_AUTO_LEAST;
+    count = count > SF_AUTO_MESSAGES ? count : SF_AUTO_MESSAGES;
+    uint64_t want = message_len ? block * count : SF_AUTO_UNKNOWN;
+    if (want > room) {
+        uint64_t least = block * SF_AUTO_LEAST;
+        want = room > least ? room / SF_PAGE * SF_PAGE : least;
+    }
+    uint64_t max = topic->options.max_message;
+    want = want > max ? want : max;
+    return want > SF_AUTO_MIN ? want : SF_AUTO_MIN;
+}
+
+static void
+size_up(const struct sf_topic *topic, uint64_t message_len, struct sf_params *make)
+{
+    const struct sf_options *o = &topic->options;
+    make->capacity = o->capacity ? o->capacity : auto_capacity(topic, message_len);
+    make->max_message = o->max_message;
+    if (!make->max_message && !o->capacity && message_len > make->capacity / 4) {
+        make->max_message = message_len;
+    }
+    make->depth = o->depth;
+    make->max_participants = o->max_participants;
+    make->flags = (o->temporary ? SF_TEMPORARY : 0) | (o->allow_lossless ? 0 : SF_NO_LOSSLESS);
+}
+
+/* Removes one generation if nobody is in it, so that another can be made: SF_NOT_FOUND. SF_RACE:
+ * another is at it. */
+static int
+remove_idle(struct sf_topic *topic, const uint8_t *identity)
+{
+    int status = sf_segment_remove(topic->path, identity, SF_WHEN_IDLE);
+    return status == 0 ? SF_NOT_FOUND : status;
+}
+
+int
+sf_topic_remove(struct sf_topic *topic)
+{
+    sf_topic_leave(topic);
+    return sf_segment_remove(topic->path, NULL, SF_ALWAYS);
+}
+
+/* Ends a generation that was shut down, then leaves it: SF_NOT_FOUND, or why it could not. */
+static int
+replace_ended(struct sf_topic *topic)
+{
+    int status = sf_segment_remove(topic->path, topic->att->identity, SF_ALWAYS);
+    sf_topic_leave(topic);
+    return status == 0 ? SF_NOT_FOUND : status;
+}
+
+static int
+find_to_write(struct sf_topic *topic, uint64_t message_len)
+{
+    int status = attach_to(topic);
+    if (status == SF_MISMATCH) {
+        status = remove_idle(topic, topic->found_identity);
+        return status == SF_NOT_FOUND || status == SF_RACE ? status : SF_MISMATCH;
+    }
+    if (status < 0) {
+        return status;
+    }
+    struct sf_attachment *att = topic->att;
+    if (topic->was_ended) {
+        return replace_ended(topic);
+    }
+    bool too_small = !topic->options.capacity && message_len > att->ring.lay.max_message;
+    if (too_small && sf_count_others(att) == 0) {
+        uint8_t identity[16];
+        memcpy(identity, att->identity, sizeof identity);
+        sf_topic_leave(topic);
+        status = remove_idle(topic, identity);
+        return status == SF_BUSY ? attach_to(topic) : status;
+    }
+    return 0;
+}
+
+int
+sf_topic_to_write(struct sf_topic *topic, uint64_t message_len, struct sf_params *make)
+{
+    int status = 0;
+    if (topic->att) {
+        /* Acquire: with the end's setter. A generation that we found ended we replace; one that
+         * ended while we were in it has ended for us too. */
+        uint32_t ended = sf_load_acquire(&topic->att->ring.header->ended);
+        if ((ended & SF_SHUTDOWN) != 0) {
+            if (!topic->was_ended || topic->has_written) {
+                return SF_ENDED;
+            }
+            status = replace_ended(topic);
+        }
+        else if ((ended & SF_UNLINKED) != 0) {
+            sf_topic_leave(topic);
+        }
+    }
+    if (!topic->att) {
+        status = status < 0 ? status : find_to_write(topic, message_len);
+        if (status == SF_NOT_FOUND && topic->options.create != 0) {
+            size_up(topic, message_len, make);
+            (void)sf_segment_remove(topic->path, NULL, SF_WHEN_FLAGGED);
+        }
+        if (status < 0) {
+            return status;
+        }
+    }
+    topic->has_written = true;
+    sf_add_role(topic->att, SF_ROLE_WRITER);
+    return 0;
+}

@@ -1,0 +1,76 @@
+/* A topic by name: which generation of it this object is attached to, and when it moves on.
+ *
+ * Owns:      struct sf_topic: options, the current attachment, totals over generations.
+ * Does not:  block, lock or make files: it says what is to be done (create, wait) and the caller
+ *            does it without any lock of its own, then asks again.
+ *
+ * Invariants
+ *   U1  A topic object is used by one thread at a time (Python: under the GIL). Calls that take
+ *       long work on a referenced attachment instead, and may find it left behind.
+ *   U2  A reader leaves a generation only when it has drained it.
+ *   U3  A live topic is never replaced by an ordinary open; an idle one only if it does not fit,
+ *       one that was shut down by the next writer that opens it.
+ * A crash leaves: what attachment.h says.
+ */
+#ifndef SHMFLOW_TOPIC_H
+#define SHMFLOW_TOPIC_H
+
+#include "core/attachment.h"
+
+enum sf_mode { SF_MODE_RW, SF_MODE_R, SF_MODE_W, SF_MODE_MONITOR };
+
+struct sf_options {
+    enum sf_mode mode;
+    enum sf_start start;
+    int create; /* -1 when needed, 0 never, 1 now and by me */
+    bool replace, temporary, allow_lossless;
+    uint64_t capacity, max_message, depth; /* 0: not asked for */
+    uint64_t max_held;                     /* 0: a quarter of the capacity */
+    uint32_t permissions, max_participants;
+    int64_t spin_ns; /* negative: adaptive */
+};
+
+/* Counters of this object over all generations. */
+struct sf_totals {
+    uint64_t written, written_len, waits;
+    uint64_t read, pinned, lost, skipped, held_len, held_blocks;
+};
+
+struct sf_topic {
+    struct sf_options options;
+    char *name, *path;
+    struct sf_attachment *att; /* NULL: not attached */
+    uint32_t epoch;
+    uint64_t generation; /* how many generations this object has been attached to */
+    struct sf_totals past;
+    struct sf_layout found; /* the last segment that was looked at, and which it was */
+    uint8_t found_identity[16];
+    uint8_t last_identity[16];
+    uint64_t cursor;     /* where a reader stood when it left (for a forked child) */
+    bool is_reader;      /* has subscribed; in a new generation it does so again */
+    bool has_written;    /* in this generation */
+    bool was_ended;      /* the generation was shut down before we came */
+    bool subscribed_late; /* the topic appeared after we did: everything in it is new to us */
+    _Atomic uint32_t closed;
+};
+
+/* Takes copies of name; finds no segment yet. SF_BAD_NAME, -ENOMEM. */
+int sf_topic_init(struct sf_topic *topic, const char *name, const struct sf_options *options);
+void sf_topic_fini(struct sf_topic *topic);
+/* Must be called first in every call: SF_CLOSED; in a forked child it leaves the parent's. */
+int sf_topic_enter(struct sf_topic *topic);
+/* Attaches as a reader (or monitor) if the topic is there. SF_NOT_FOUND: wait and ask again. */
+int sf_topic_to_read(struct sf_topic *topic);
+/* Attaches as a writer. SF_NOT_FOUND: create with *make, then ask again. message_len: of the
+ * first message, 0 if not known. */
+int sf_topic_to_write(struct sf_topic *topic, uint64_t message_len, struct sf_params *make);
+/* Removes what is there (for replace=True). 0 or SF_NOT_FOUND are both fine. */
+int sf_topic_remove(struct sf_topic *topic);
+/* Leaves the generation, keeping the totals. */
+void sf_topic_leave(struct sf_topic *topic);
+void sf_topic_close(struct sf_topic *topic);
+/* Has the name passed to another segment, or appeared, since we attached? */
+bool sf_topic_has_moved(struct sf_topic *topic);
+void sf_topic_totals(struct sf_topic *topic, struct sf_totals *out);
+
+#endif

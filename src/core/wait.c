@@ -1,0 +1,170 @@
+/* Sleeping and waking: readers on `bell`, writers that wait for room on `room`.
+ *
+ * Owns:      header.bell, header.room.
+ * Does not:  know deadlines longer than a slice; callers come again after looking at signals.
+ *
+ * Edge H   publish: head = s (seq_cst), then      wait: sleepers = 1 (seq_cst), then
+ *                   sleepers (seq_cst)                  head and ended (seq_cst)
+ *            so: the waker sees the flag, or the sleeper sees the news (Dekker, as edge C).
+ *          ring: sleepers 1 -> 0, count + 1,      wait: loads count before it sets the flag, and
+ *                then wake                              sleeps only while count is the same
+ *            so: a ring between flag and sleep is not lost.
+ *
+ * Invariants
+ *   W1  Only wakers clear the flag. It is a flag and no count: counts leak when a process dies.
+ *   W2  No sleep is longer than a slice, since a waker may be killed between store and wake.
+ *   W3  count wraps; what a sleeper waits for is a 64-bit number, looked at again after waking.
+ *   W4  A monitor stores nothing: it sleeps in short slices instead.
+ *
+ * A crash here leaves: the flag set, which costs the next publisher one needless wake.
+ */
+#include "core/attachment.h"
+
+#include <errno.h>
+#include <limits.h>
+
+#define SF_SPIN_MAX_NS 50000u
+#define SF_SPIN_MIN_NS 2000u
+#define SF_MONITOR_NAP_NS UINT64_C(2000000)
+
+void
+sf_bell_ring_always(struct sf_bell *bell)
+{
+    /* H: clear first, so that a sleeper that comes now sets it again for the next ring. */
+    sf_xchg_seq32(&bell->sleepers, 0);
+    sf_add_seq32(&bell->count, 1);
+    (void)os_futex_wake(&bell->count, INT_MAX);
+}
+
+void
+sf_bell_ring(struct sf_bell *bell)
+{
+    /* H: the caller has stored its news with seq_cst before. */
+    if (sf_load_seq(&bell->sleepers) != 0) {
+        sf_bell_ring_always(bell);
+    }
+}
+
+static bool
+has_news(struct sf_attachment *att, uint64_t cursor, const _Atomic uint32_t *closed)
+{
+    struct sf_header *h = att->ring.header;
+    /* H. ended before head: a message published before the end is not overlooked. */
+    return sf_load_seq(&h->ended) != 0 || sf_load_seq(&h->head) >= cursor ||
+           (closed && sf_load_seq(closed) != 0);
+}
+
+/* Looks for a while without sleeping. Yields every few dozen rounds: a wakee is often placed on
+ * its waker's core, where a spin that does not yield only adds its length to every round trip. */
+static bool
+spin(struct sf_attachment *att, uint64_t cursor, uint64_t spin_ns, uint64_t until_ns,
+     const _Atomic uint32_t *closed)
+{
+    uint64_t now = os_now_ns();
+    uint64_t end = now + spin_ns < until_ns ? now + spin_ns : until_ns;
+    while (now < end) {
+        for (int round = 0; round < 32; round++) {
+            if (has_news(att, cursor, closed)) {
+                return true;
+            }
+            sf_pause();
+        }
+        os_yield();
+        now = os_now_ns();
+    }
+    return false;
+}
+
+/* Longer where spinning has paid lately, shorter where it has not. Relaxed: a hint. */
+static void
+learn(struct sf_attachment *att, bool paid)
+{
+    uint32_t now = sf_load_relaxed(&att->spin_ns);
+    uint32_t next = paid ? now * 2 : now / 2;
+    next = next < SF_SPIN_MIN_NS ? SF_SPIN_MIN_NS : next > SF_SPIN_MAX_NS ? SF_SPIN_MAX_NS : next;
+    sf_store_relaxed(&att->spin_ns, next); /* as above */
+}
+
+static int
+sleep_on(struct sf_bell *bell, uint32_t count, uint64_t until_ns)
+{
+    uint64_t slice = os_now_ns() + SF_SLICE_NS;
+    int status = os_futex_wait(&bell->count, count, slice < until_ns ? slice : until_ns);
+    return status == -EINTR ? SF_INTERRUPTED : status == -ETIMEDOUT ? SF_EMPTY : 0;
+}
+
+/* W4. One slice of naps. */
+static int
+nap(struct sf_attachment *att, uint64_t cursor, uint64_t until_ns, const _Atomic uint32_t *closed)
+{
+    uint64_t now = os_now_ns();
+    uint64_t slice = now + SF_SLICE_NS < until_ns ? now + SF_SLICE_NS : until_ns;
+    while (now < slice) {
+        uint64_t next = now + SF_MONITOR_NAP_NS < slice ? now + SF_MONITOR_NAP_NS : slice;
+        if (os_sleep_until(next) == -EINTR) {
+            return SF_INTERRUPTED;
+        }
+        if (has_news(att, cursor, closed)) {
+            return 0;
+        }
+        now = os_now_ns();
+    }
+    return SF_EMPTY;
+}
+
+int
+sf_wait_message(struct sf_attachment *att, uint64_t cursor, uint64_t until_ns, int64_t spin_ns,
+                const _Atomic uint32_t *closed)
+{
+    struct sf_bell *bell = &att->ring.header->bell;
+    if (has_news(att, cursor, closed)) {
+        return 0;
+    }
+    uint64_t budget = spin_ns >= 0 ? (uint64_t)spin_ns : sf_load_relaxed(&att->spin_ns); /* a hint */
+    bool paid = spin(att, cursor, budget, until_ns, closed);
+    learn(att, paid);
+    if (paid) {
+        return 0;
+    }
+    int status;
+    if (att->monitor) {
+        status = nap(att, cursor, until_ns, closed);
+    }
+    else {
+        /* H: count, then the flag, then the news; sleep only while count is the same. */
+        uint32_t count = sf_load_seq(&bell->count);
+        sf_store_seq(&bell->sleepers, 1);
+        if (has_news(att, cursor, closed)) {
+            return 0;
+        }
+        status = sleep_on(bell, count, until_ns);
+    }
+    if (status == SF_EMPTY && has_news(att, cursor, closed)) {
+        return 0;
+    }
+    if (status == SF_EMPTY && os_now_ns() >= sf_load_relaxed(&att->next_look_ns)) {
+        /* A name can go without a word: `rm`, or a remover that was killed. A hint, relaxed. */
+        sf_store_relaxed(&att->next_look_ns, os_now_ns() + SF_SLICE_NS / 2);
+        if (!sf_attachment_is_named(att)) {
+            return 0;
+        }
+    }
+    return status;
+}
+
+uint32_t
+sf_room_listen(struct sf_attachment *att)
+{
+    struct sf_bell *bell = &att->ring.header->room;
+    /* H, with publish, discard and cleaning as the wakers: what frees room after the claim that
+     * the caller is about to try rings after this load. */
+    uint32_t count = sf_load_seq(&bell->count);
+    sf_store_seq(&bell->sleepers, 1);
+    return count;
+}
+
+int
+sf_room_sleep(struct sf_attachment *att, uint32_t count, uint64_t until_ns)
+{
+    return sleep_on(&att->ring.header->room, count, until_ns);
+}

@@ -1,0 +1,108 @@
+/* Mappings: shared ones of a segment, and the private ones that a fork needs.
+ *
+ * Owns:      mmap, munmap, mremap, madvise.
+ * Does not:  know what lies in a mapping or who uses it.
+ *
+ * Invariants
+ *   M1  A shared mapping is never made executable, and never grows.
+ *   M2  Advice that the kernel refuses changes speed, never behaviour (no_fork and
+ *       wipe_on_fork excepted: those report).
+ * A crash here leaves: nothing; mappings go with their process.
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "os/os.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
+
+int
+os_map(int fd, uint64_t off, size_t len, bool writable, void **out)
+{
+    int protection = PROT_READ | (writable ? PROT_WRITE : 0);
+    void *at = mmap(NULL, len, protection, MAP_SHARED, fd, (off_t)off);
+    if (at == MAP_FAILED) {
+        return -errno;
+    }
+    *out = at;
+    return 0;
+}
+
+int
+os_map_private(size_t len, void **out)
+{
+    void *at = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED) {
+        return -errno;
+    }
+    *out = at;
+    return 0;
+}
+
+int
+os_map_void(void *at, size_t len)
+{
+    void *got = mmap(at, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE,
+                     -1, 0);
+    return got == MAP_FAILED ? -errno : 0;
+}
+
+int
+os_map_move(void *from, size_t len, void *at)
+{
+    void *got = mremap(from, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, at);
+    return got == MAP_FAILED ? -errno : 0;
+}
+
+void
+os_unmap(void *at, size_t len)
+{
+    if (at) {
+        (void)munmap(at, len);
+    }
+}
+
+void
+os_map_no_dump(void *at, size_t len)
+{
+    /* A core dump of a small script must not carry gigabytes of frames. */
+    (void)madvise(at, len, MADV_DONTDUMP);
+}
+
+int
+os_map_no_fork(void *at, size_t len)
+{
+    return madvise(at, len, MADV_DONTFORK) < 0 ? -errno : 0;
+}
+
+int
+os_map_wipe_on_fork(void *at, size_t len)
+{
+    return madvise(at, len, MADV_WIPEONFORK) < 0 ? -errno : 0;
+}
+
+void
+os_map_populate(void *at, size_t len, bool writable)
+{
+    /* Since Linux 5.14; before, the pages come one fault at a time. */
+    (void)madvise(at, len, writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
+}
+
+int
+os_map_read_only(void *at, size_t len)
+{
+    return mprotect(at, len, PROT_READ) < 0 ? -errno : 0;
+}
+
+size_t
+os_page_len(void)
+{
+    return (size_t)sysconf(_SC_PAGESIZE);
+}

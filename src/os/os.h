@@ -1,0 +1,106 @@
+/* The only system calls of shmflow, as thin functions that return >= 0 or -errno.
+ *
+ * Owns:      the calls themselves: files, mappings, OFD locks, futexes, clocks, process facts.
+ * Does not:  know the segment's layout, retry policies, or what a status means to a user.
+ *
+ * Invariants
+ *   O1  Every file descriptor is O_CLOEXEC; no function leaves one open on failure.
+ *   O2  No function creates, truncates or removes a file that it was not told to.
+ *   O3  No function touches shared memory, except the futex calls, which read one word.
+ * A crash here leaves: at most an unnamed file (the kernel frees it) or, on file systems without
+ * O_TMPFILE, a file named `.shmflow-<random>` that `shmflow.clean()` removes.
+ */
+#ifndef SHMFLOW_OS_H
+#define SHMFLOW_OS_H
+
+#ifndef __linux__
+#error "shmflow needs Linux: it is built on futexes and open-file-description locks."
+#endif
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- files (file.c) ---- */
+
+struct os_file_info {
+    uint64_t dev, ino, size, nlink;
+    uint32_t uid, mode; /* mode: permission bits only */
+    bool is_regular;
+};
+
+/* Opens an existing file, never following a last symlink, never blocking on a fifo. */
+int os_file_open(const char *path, bool writable);
+int os_file_close(int fd);
+int os_file_info(int fd, struct os_file_info *info);
+/* Like os_file_info for a path; a symlink is reported as itself (not regular). */
+int os_path_info(const char *path, struct os_file_info *info);
+
+/* An empty file in `dir` that has no name yet; where the file system knows no O_TMPFILE it has a
+ * temporary one, written to tmp (else tmp[0] is 0). `size` bytes of tmp are enough: 64. */
+int os_file_create(const char *dir, uint32_t permissions, char tmp[64]);
+int os_file_resize(int fd, uint64_t len);
+/* Reserves real memory for [off, off+len). -ENOSPC is an answer, -EINTR asks to come again. */
+int os_file_reserve(int fd, uint64_t off, uint64_t len);
+/* Gives the file its name; -EEXIST if another has it. The temporary name, if any, goes. */
+int os_file_publish(int fd, const char *dir, const char *tmp, const char *path);
+/* Drops what os_file_create made before it was published. */
+void os_file_abandon(int fd, const char *dir, const char *tmp);
+int os_file_remove(const char *path);
+/* Would os_file_remove be permitted? 0 or -EACCES. Looks at the folder's write and sticky bits. */
+int os_may_remove(const char *path);
+/* The path from the root, for a later chdir; -ENAMETOOLONG. */
+int os_absolute(const char *path, char *out, size_t len);
+/* Free and total bytes of the file system that holds path. */
+int os_space(const char *path, uint64_t *free_len, uint64_t *total_len);
+/* Bytes that this process's memory cgroup still admits; UINT64_MAX where none limits. */
+uint64_t os_cgroup_room(void);
+
+/* ---- mappings (memory.c) ---- */
+
+int os_map(int fd, uint64_t off, size_t len, bool writable, void **out);
+int os_map_private(size_t len, void **out);
+/* Replaces what is mapped at `at` by nothing accessible, keeping the addresses taken. */
+int os_map_void(void *at, size_t len);
+/* Moves a private mapping over `at`. */
+int os_map_move(void *from, size_t len, void *at);
+void os_unmap(void *at, size_t len);
+void os_map_no_dump(void *at, size_t len);
+int os_map_no_fork(void *at, size_t len);
+int os_map_wipe_on_fork(void *at, size_t len);
+/* Fills page tables ahead of use; a kernel that cannot is no error. */
+void os_map_populate(void *at, size_t len, bool writable);
+int os_map_read_only(void *at, size_t len);
+size_t os_page_len(void);
+
+/* ---- locks, futexes, clocks (sync.c) ---- */
+
+/* Open-file-description write locks on [first, first+count) of fd's file. try: 0 or -EAGAIN.
+ * test: 1 if another description holds any of them, 0 if none does. */
+int os_lock_try(int fd, uint64_t first, uint64_t count);
+int os_lock_drop(int fd, uint64_t first, uint64_t count);
+int os_lock_test(int fd, uint64_t first, uint64_t count);
+
+/* Sleeps while *word == expected, at most until `until_ns` (CLOCK_MONOTONIC). 0 woken,
+ * -EAGAIN the word differs, -ETIMEDOUT, -EINTR a signal came. */
+int os_futex_wait(_Atomic uint32_t *word, uint32_t expected, uint64_t until_ns);
+int os_futex_wake(_Atomic uint32_t *word, int count);
+uint64_t os_now_ns(void);      /* CLOCK_MONOTONIC: deadlines, never shared */
+uint64_t os_realtime_ns(void); /* CLOCK_REALTIME: message stamps */
+int os_sleep_until(uint64_t until_ns); /* 0 or -EINTR */
+void os_yield(void);
+
+/* ---- the process (process.c) ---- */
+
+uint32_t os_pid(void);
+uint32_t os_uid(void);
+/* A short text that tells a person which program this is: "cam.py", "ipython". */
+void os_command(char *out, size_t len);
+void os_random(void *out, size_t len);
+void os_boot_id(uint8_t out[16]);
+const char *os_getenv(const char *name);
+int os_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void));
+
+#endif

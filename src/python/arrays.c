@@ -1,0 +1,424 @@
+/* Between NumPy and the wire: the only file that uses NumPy's C API.
+ *
+ * Owns:      what an array is made of (dtype, shape, order, bytes), in both directions; the
+ *            caches of the last dtype each way.
+ * Does not:  touch the ring. Bytes and descriptions come and go through pointers.
+ *
+ * Invariants
+ *   Y1  A description from shared memory is input: dims, their product and the item size are
+ *       checked against the payload's length before an array is made over it.
+ *   Y2  No dtype with Python objects leaves or arrives.
+ *   Y3  The caches hold strong references; an entry is never changed, only replaced.
+ * A crash here leaves: nothing.
+ */
+#include "python/module.h"
+
+#include <numpy/arrayobject.h>
+
+#include <string.h>
+
+#define SF_CACHE_MAX 256
+
+static int
+import_numpy(void)
+{
+    import_array1(-1);
+    return 0;
+}
+
+int
+sf_arrays_setup(void)
+{
+    return import_numpy();
+}
+
+bool
+sf_is_array(PyObject *object)
+{
+    return PyArray_Check(object);
+}
+
+/* ---- dtypes ---- */
+
+static int
+remember(PyObject **cache, PyObject *key, PyObject *value)
+{
+    if (!*cache || PyDict_GET_SIZE(*cache) >= SF_CACHE_MAX) {
+        Py_XSETREF(*cache, PyDict_New());
+    }
+    return *cache ? PyDict_SetItem(*cache, key, value) : -1;
+}
+
+/* The wire form of a dtype: new reference to bytes. */
+static PyObject *
+describe(struct sf_state *state, PyObject *descr)
+{
+    struct sf_dtype_cache *cache = &state->dtypes;
+    PyObject *wire = cache->by_dtype ? PyDict_GetItemWithError(cache->by_dtype, descr) : NULL;
+    if (wire || PyErr_Occurred()) {
+        return Py_XNewRef(wire);
+    }
+    wire = PyObject_CallMethod(state->wire, "describe", "O", descr);
+    if (wire && !PyBytes_Check(wire)) {
+        PyErr_SetString(PyExc_SystemError, "describe() gave no bytes");
+        Py_CLEAR(wire);
+    }
+    if (wire && remember(&cache->by_dtype, descr, wire) < 0) {
+        Py_CLEAR(wire);
+    }
+    return wire;
+}
+
+static int
+put_dtype(struct sf_state *state, PyArray_Descr *descr, struct sf_source *source)
+{
+    struct sf_dtype_cache *cache = &state->dtypes;
+    if ((PyObject *)descr != cache->out_dtype) {
+        PyObject *wire = describe(state, (PyObject *)descr);
+        if (!wire) {
+            return -1;
+        }
+        source->out.dtype_len = (uint32_t)PyBytes_GET_SIZE(wire);
+        /* Not with fields: their names can be changed in place. */
+        if (source->out.dtype_len > SF_INLINE_DTYPE || PyDataType_HASFIELDS(descr)) {
+            source->wire = wire;
+            source->out.dtype = PyBytes_AS_STRING(wire);
+            return 0;
+        }
+        memset(cache->out_wire, 0, sizeof cache->out_wire);
+        memcpy(cache->out_wire, PyBytes_AS_STRING(wire), source->out.dtype_len);
+        cache->out_len = source->out.dtype_len;
+        Py_XSETREF(cache->out_dtype, Py_NewRef((PyObject *)descr));
+        Py_DECREF(wire);
+    }
+    memcpy(source->wire_inline, cache->out_wire, sizeof source->wire_inline);
+    source->out.dtype = source->wire_inline;
+    source->out.dtype_len = cache->out_len;
+    return 0;
+}
+
+/* New reference, or NULL: with an exception, or without one if the bytes are no dtype. */
+static PyObject *
+parse_dtype(struct sf_state *state, const char *wire, uint32_t len)
+{
+    PyObject *key = PyBytes_FromStringAndSize(wire, (Py_ssize_t)len);
+    if (!key) {
+        return NULL;
+    }
+    PyObject *cached = state->dtypes.by_wire;
+    PyObject *descr = cached ? PyDict_GetItemWithError(cached, key) : NULL;
+    Py_XINCREF(descr);
+    if (!descr && !PyErr_Occurred()) {
+        descr = PyObject_CallMethod(state->wire, "parse", "O", key);
+        /* Whoever gets a dtype with fields may rename them in place: a copy is handed out, and
+         * one with a structure inside, which the copy would share, is not kept at all. */
+        bool keep = !memchr(wire + 1, '[', len > 0 ? len - 1 : 0);
+        if (descr && (!PyArray_DescrCheck(descr) ||
+                      (keep && remember(&state->dtypes.by_wire, key, descr) < 0))) {
+            Py_CLEAR(descr);
+        }
+        if (!descr && PyErr_ExceptionMatches(PyExc_ValueError)) {
+            PyErr_Clear(); /* no dtype: the caller says which topic is damaged */
+        }
+    }
+    Py_DECREF(key);
+    if (descr && PyDataType_HASFIELDS((PyArray_Descr *)descr)) {
+        Py_SETREF(descr, (PyObject *)PyArray_DescrNew((PyArray_Descr *)descr));
+    }
+    return descr;
+}
+
+PyObject *
+sf_message_dtype_cached(const struct sf_state *state, const struct sf_message *m)
+{
+    const struct sf_dtype_cache *cache = &state->dtypes;
+    bool same = m->dtype_len == cache->in_len && m->dtype[0] == cache->in_wire[0] &&
+                m->dtype[1] == cache->in_wire[1];
+    return same ? cache->in_dtype : NULL; /* in_len is never longer than what lies inline */
+}
+
+static PyObject *
+get_dtype(struct sf_state *state, const struct sf_message *m, const char *prefix)
+{
+    struct sf_dtype_cache *cache = &state->dtypes;
+    if (m->dtype_len > SF_INLINE_DTYPE) {
+        return parse_dtype(state, prefix, m->dtype_len);
+    }
+    PyObject *cached = sf_message_dtype_cached(state, m);
+    if (cached) {
+        return Py_NewRef(cached);
+    }
+    PyObject *descr = parse_dtype(state, (const char *)m->dtype, m->dtype_len);
+    if (descr && !PyDataType_HASFIELDS((PyArray_Descr *)descr)) {
+        Py_XSETREF(cache->in_dtype, Py_NewRef(descr));
+        cache->in_len = m->dtype_len;
+        memcpy(cache->in_wire, m->dtype, sizeof cache->in_wire);
+    }
+    return descr;
+}
+
+bool
+sf_shape_fits(PyObject *descr, const struct sf_message *m, const uint64_t *shape)
+{
+    uint64_t len = (uint64_t)PyDataType_ELSIZE((PyArray_Descr *)descr);
+    uint64_t nonzero = len ? len : 1;
+    for (uint32_t i = 0; i < m->ndim; i++) {
+        uint64_t dim = shape[i];
+        /* Also without the zeros: NumPy wants the product of the others to fit as well. */
+        if (dim > SF_MAX_CAPACITY ||
+            __builtin_mul_overflow(nonzero, dim ? dim : 1, &nonzero) || nonzero > INT64_MAX) {
+            return false;
+        }
+        len *= dim;
+    }
+    return len == m->payload_len;
+}
+
+PyObject *
+sf_message_dtype(struct sf_state *state, const struct sf_message *m, const char *prefix,
+                 uint64_t *shape)
+{
+    if (m->ndim > SF_INLINE_DIMS) {
+        memcpy(shape, prefix, (size_t)m->ndim * 8);
+        prefix += (size_t)m->ndim * 8;
+    }
+    else {
+        memcpy(shape, m->shape, (size_t)m->ndim * 8);
+    }
+    PyObject *descr = get_dtype(state, m, prefix);
+    if (descr && !sf_shape_fits(descr, m, shape)) {
+        Py_CLEAR(descr);
+    }
+    return descr;
+}
+
+/* ---- arrays out ---- */
+
+static void
+put_shape(struct sf_source *source, int ndim, const npy_intp *dims)
+{
+    source->out.ndim = (uint32_t)ndim;
+    for (int i = 0; i < ndim; i++) {
+        source->shape[i] = (uint64_t)dims[i];
+    }
+    source->out.shape = source->shape;
+}
+
+static int
+put_array(struct sf_state *state, PyArrayObject *array, struct sf_source *source)
+{
+    if (PyArray_NDIM(array) > (int)SF_MAX_DIMS) {
+        PyErr_Format(PyExc_ValueError, "an array of %d dimensions; at most %d travel",
+                     PyArray_NDIM(array), (int)SF_MAX_DIMS);
+        return -1;
+    }
+    if (put_dtype(state, PyArray_DESCR(array), source) < 0) {
+        return -1;
+    }
+    put_shape(source, PyArray_NDIM(array), PyArray_DIMS(array));
+    source->out.payload_len = (uint64_t)PyArray_NBYTES(array);
+    if (PyArray_IS_C_CONTIGUOUS(array)) {
+        source->out.data = PyArray_DATA(array);
+    }
+    else if (PyArray_IS_F_CONTIGUOUS(array)) {
+        source->out.data = PyArray_DATA(array);
+        source->out.fortran = true;
+    }
+    else {
+        source->strided = true;
+    }
+    return 0;
+}
+
+int
+sf_source_from(struct sf_state *state, PyObject *data, struct sf_source *source)
+{
+    source->keep = source->wire = NULL;
+    source->strided = false;
+    memset(&source->out, 0, sizeof source->out);
+    if (PyArray_CheckExact(data)) {
+        source->keep = Py_NewRef(data);
+    }
+    else {
+        source->keep = PyObject_CallMethod(state->wire, "as_array", "O", data);
+        if (source->keep && !PyArray_Check(source->keep)) {
+            PyErr_SetString(PyExc_SystemError, "as_array() gave no array");
+            Py_CLEAR(source->keep);
+        }
+    }
+    if (!source->keep) {
+        return -1;
+    }
+    if (put_array(state, (PyArrayObject *)source->keep, source) < 0) {
+        sf_source_clear(source);
+        return -1;
+    }
+    return 0;
+}
+
+void
+sf_source_clear(struct sf_source *source)
+{
+    Py_CLEAR(source->keep);
+    Py_CLEAR(source->wire);
+}
+
+int
+sf_source_pack(struct sf_source *source)
+{
+    PyObject *packed = PyArray_NewCopy((PyArrayObject *)source->keep, NPY_CORDER);
+    if (!packed) {
+        return -1;
+    }
+    Py_SETREF(source->keep, packed);
+    source->out.data = PyArray_DATA((PyArrayObject *)packed);
+    source->strided = false;
+    return 0;
+}
+
+int
+sf_copy_strided(struct sf_source *source, void *at)
+{
+    PyArrayObject *from = (PyArrayObject *)source->keep;
+    PyArray_Descr *descr = PyArray_DESCR(from);
+    Py_INCREF(descr);
+    PyObject *to = PyArray_NewFromDescr(&PyArray_Type, descr, PyArray_NDIM(from),
+                                        PyArray_DIMS(from), NULL, at, NPY_ARRAY_CARRAY, NULL);
+    if (!to) {
+        return -1;
+    }
+    int status = PyArray_CopyInto((PyArrayObject *)to, from);
+    Py_DECREF(to);
+    return status;
+}
+
+int
+sf_source_plan(struct sf_state *state, PyObject *shape, PyObject *dtype, struct sf_source *source,
+               PyObject **descr_out)
+{
+    PyArray_Dims dims = {NULL, 0};
+    PyArray_Descr *descr = NULL;
+    source->keep = source->wire = NULL;
+    source->strided = false;
+    memset(&source->out, 0, sizeof source->out);
+    if (!PyArray_IntpConverter(shape, &dims)) {
+        return -1;
+    }
+    if (dtype ? !PyArray_DescrConverter(dtype, &descr)
+              : !(descr = PyArray_DescrFromType(NPY_UINT8))) {
+        PyDimMem_FREE(dims.ptr);
+        return -1;
+    }
+    int status = -1;
+    uint64_t len = (uint64_t)PyDataType_ELSIZE(descr);
+    uint64_t product = 1;
+    if (dims.len > (int)SF_MAX_DIMS) {
+        PyErr_Format(PyExc_ValueError, "an array of %d dimensions; at most %d travel", dims.len,
+                     (int)SF_MAX_DIMS);
+        goto done;
+    }
+    if (PyDataType_HASSUBARRAY(descr)) {
+        PyErr_SetString(PyExc_TypeError,
+                        "a dtype with a subarray; put its dimensions into the shape");
+        goto done;
+    }
+    for (int i = 0; i < dims.len; i++) {
+        if (dims.ptr[i] < 0) {
+            PyErr_SetString(PyExc_ValueError, "a dimension of shape is negative");
+            goto done;
+        }
+        if (__builtin_mul_overflow(product, (uint64_t)dims.ptr[i], &product)) {
+            product = SF_MAX_CAPACITY;
+        }
+    }
+    if (__builtin_mul_overflow(len, product, &len) || len >= SF_MAX_CAPACITY) {
+        PyErr_Format(PyExc_ValueError, "shape %R of %S is larger than any topic", shape, descr);
+        goto done;
+    }
+    if (put_dtype(state, descr, source) < 0) {
+        goto done;
+    }
+    put_shape(source, dims.len, dims.ptr);
+    source->out.payload_len = len;
+    *descr_out = Py_NewRef((PyObject *)descr);
+    status = 0;
+done:
+    PyDimMem_FREE(dims.ptr);
+    Py_XDECREF(descr);
+    return status;
+}
+
+/* ---- arrays in ---- */
+
+PyObject *
+sf_array_over(PyObject *descr, uint32_t ndim, const uint64_t *shape, bool fortran, void *at,
+              PyObject *base, bool writable)
+{
+    npy_intp dims[SF_MAX_DIMS];
+    for (uint32_t i = 0; i < ndim; i++) {
+        dims[i] = (npy_intp)shape[i];
+    }
+    int flags = fortran ? NPY_ARRAY_F_CONTIGUOUS : at ? NPY_ARRAY_C_CONTIGUOUS : 0;
+    flags |= at ? NPY_ARRAY_ALIGNED | (writable ? NPY_ARRAY_WRITEABLE : 0) : 0;
+    Py_INCREF(descr);
+    PyObject *array = PyArray_NewFromDescr(&PyArray_Type, (PyArray_Descr *)descr, (int)ndim, dims,
+                                           NULL, at, flags, NULL);
+    if (array && base) {
+        if (PyArray_SetBaseObject((PyArrayObject *)array, Py_NewRef(base)) < 0) {
+            Py_CLEAR(array);
+        }
+    }
+    if (array && !writable) {
+        PyArray_CLEARFLAGS((PyArrayObject *)array, NPY_ARRAY_WRITEABLE);
+    }
+    return array;
+}
+
+void *
+sf_array_data(PyObject *array)
+{
+    return PyArray_DATA((PyArrayObject *)array);
+}
+
+void
+sf_array_freeze(PyObject *array)
+{
+    PyArray_CLEARFLAGS((PyArrayObject *)array, NPY_ARRAY_WRITEABLE);
+}
+
+int
+sf_check_out(PyObject *out, PyObject *descr, uint32_t ndim, const uint64_t *shape, bool fortran)
+{
+    PyArrayObject *array = (PyArrayObject *)out;
+    bool same = PyArray_NDIM(array) == (int)ndim;
+    for (uint32_t i = 0; same && i < ndim; i++) {
+        same = PyArray_DIM(array, (int)i) == (npy_intp)shape[i];
+    }
+    if (!same || !PyArray_EquivTypes(PyArray_DESCR(array), (PyArray_Descr *)descr)) {
+        PyObject *dims = PyTuple_New((Py_ssize_t)ndim);
+        for (uint32_t i = 0; dims && i < ndim; i++) {
+            PyTuple_SET_ITEM(dims, (Py_ssize_t)i, PyLong_FromUnsignedLongLong(shape[i]));
+        }
+        PyObject *have = dims ? PyObject_GetAttrString(out, "shape") : NULL;
+        if (have) {
+            PyErr_Format(PyExc_ValueError,
+                         "out= has shape %S and dtype %S, the message has shape %S and dtype %S; "
+                         "nothing was consumed",
+                         have, PyArray_DESCR(array), dims, descr);
+        }
+        Py_XDECREF(have);
+        Py_XDECREF(dims);
+        return -1;
+    }
+    if (!PyArray_ISWRITEABLE(array)) {
+        PyErr_SetString(PyExc_ValueError, "out= is read-only; nothing was consumed");
+        return -1;
+    }
+    if (fortran ? !PyArray_IS_F_CONTIGUOUS(array) : !PyArray_IS_C_CONTIGUOUS(array)) {
+        PyErr_Format(PyExc_ValueError,
+                     "out= must be %s-contiguous, as the message is; nothing was consumed",
+                     fortran ? "F" : "C");
+        return -1;
+    }
+    return 0;
+}

@@ -1,0 +1,108 @@
+/* Statuses become exceptions here, and nowhere else.
+ *
+ * Owns:      the call into shmflow._texts, which gathers the facts and finds the words.
+ * Does not:  phrase anything itself, and does not run on any hot path.
+ *
+ * Invariants
+ *   E1  Every function here returns -1 with an exception set.
+ * A crash here leaves: nothing; facts are gathered by a monitor.
+ */
+#include "python/module.h"
+
+static int
+raise_made(PyObject *made)
+{
+    if (made) {
+        PyErr_SetObject((PyObject *)Py_TYPE(made), made);
+        Py_DECREF(made);
+    }
+    assert(PyErr_Occurred());
+    return -1;
+}
+
+int
+sf_raise_with(struct sf_state *state, TopicObject *topic, int status, PyObject *details)
+{
+    if (status == -ENOMEM) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    PyObject *empty = details ? Py_NewRef(details) : PyDict_New();
+    if (!empty) {
+        return -1;
+    }
+    PyObject *made = PyObject_CallMethod(state->texts, "error", "siOO", sf_status_name(status),
+                                         status, (PyObject *)topic, empty);
+    Py_DECREF(empty);
+    return raise_made(made);
+}
+
+static PyObject *
+mismatch_details(const struct sf_topic *t)
+{
+    return Py_BuildValue("{sK sK sK sK sK sK}", "asked_capacity", t->options.capacity,
+                         "asked_depth", t->options.depth, "asked_max_message",
+                         t->options.max_message, "found_capacity", t->found.capacity,
+                         "found_depth", t->found.asked_depth, "found_max_message",
+                         t->found.max_message);
+}
+
+int
+sf_raise(struct sf_state *state, TopicObject *topic, int status)
+{
+    PyObject *details = NULL;
+    if (status == SF_MISMATCH) {
+        details = mismatch_details(&topic->t);
+        if (!details) {
+            return -1;
+        }
+    }
+    int result = sf_raise_with(state, topic, status, details);
+    Py_XDECREF(details);
+    return result;
+}
+
+int
+sf_raise_empty(struct sf_state *state, TopicObject *topic, double timeout)
+{
+    return raise_made(PyObject_CallMethod(state->texts, "empty", "Od", (PyObject *)topic, timeout));
+}
+
+int
+sf_raise_full(struct sf_state *state, TopicObject *topic, int status, double timeout, uint64_t len)
+{
+    return raise_made(PyObject_CallMethod(state->texts, "full", "OsdK", (PyObject *)topic,
+                                          sf_status_name(status), timeout,
+                                          (unsigned long long)len));
+}
+
+int
+sf_raise_too_large(struct sf_state *state, TopicObject *topic, uint64_t len)
+{
+    const struct sf_layout *l = &topic->t.att->ring.lay;
+    PyObject *details = Py_BuildValue("{sK sK sK}", "length", (unsigned long long)len,
+                                      "max_message", (unsigned long long)l->max_message, "capacity",
+                                      (unsigned long long)l->capacity);
+    if (details) {
+        sf_raise_with(state, topic, SF_TOO_LARGE, details);
+        Py_DECREF(details);
+    }
+    return -1;
+}
+
+int
+sf_raise_wrong_mode(struct sf_state *state, TopicObject *topic, const char *call)
+{
+    return raise_made(
+        PyObject_CallMethod(state->texts, "wrong_mode", "Os", (PyObject *)topic, call));
+}
+
+int
+sf_check_in(struct sf_state *state, TopicObject *topic)
+{
+    if (PyErr_CheckSignals() < 0) {
+        return -1;
+    }
+    int status = sf_topic_enter(&topic->t);
+    return status < 0 ? sf_raise(state, topic, status) : 0;
+}

@@ -1,0 +1,328 @@
+/* Loans: a message that is made where it will lie.
+ *
+ * Owns:      the Loan type: begin, publish, discard, context manager.
+ * Does not:  fill the array; that is what the user does.
+ *
+ * A loan is a claim in main with an array over it. Where main has no room, where the block would
+ * be small, or where the participant holds max_held already, it is private memory that publish
+ * copies: a loan never waits for readers.
+ *
+ * Invariants
+ *   L1  A claim ends exactly once: published, or given back when its last array is dead. So a
+ *       late store through a kept array reaches that message at most, never another.
+ *   L2  From publish on the writer itself pins the block until its arrays are dead.
+ *   L3  In a forked child a loan is void: publish raises, and nothing of the parent's changes.
+ * A crash here leaves: a claim of a dead owner.
+ */
+#include "python/module.h"
+
+#include <string.h>
+
+typedef struct {
+    PyObject_HEAD
+    TopicObject *topic;
+    PyObject *array; /* while it is open */
+    PyObject *view;  /* ViewObject when the array lies in the ring, else NULL */
+    struct sf_source source; /* what it will be: keep is the packed meta */
+    struct sf_deadline deadline;
+    double patience; /* seconds, for publish; the clock starts there */
+    unsigned long long seq;
+    uint32_t epoch;
+    bool ended;
+} LoanObject;
+
+/* 0 and a view, 0 and none (make it private), or -1. */
+static int
+claim_in_ring(struct sf_state *state, TopicObject *topic, LoanObject *loan, uint64_t block_len)
+{
+    struct sf_attachment *att = topic->t.att;
+    struct sf_claim claim;
+    if (!sf_loan_fits(att, block_len)) {
+        return 0;
+    }
+    int status;
+    sf_attachment_ref(att);
+    status = sf_send_claim(att, block_len, SF_LANE_NEVER, SF_TRY, &claim);
+    if (status == SF_BUSY) {
+        /* The lock is short; a slice of patience costs less than a copy of a large block. */
+        Py_BEGIN_ALLOW_THREADS
+        status = sf_send_claim(att, block_len, SF_LANE_NEVER, os_now_ns() + SF_SLICE_NS, &claim);
+        Py_END_ALLOW_THREADS
+    }
+    if (status == 0) {
+        sf_loan_begin(att, claim.desc);
+        loan->view = sf_view_new_claim(state, att, &claim);
+        status = loan->view ? 0 : -1;
+    }
+    else if (status == SF_ENDED || status == SF_CORRUPT) {
+        status = sf_raise(state, topic, status);
+    }
+    else {
+        status = 0; /* busy, no room, gone: publish will see */
+    }
+    sf_attachment_unref(att);
+    return status;
+}
+
+PyObject *
+sf_loan_new(struct sf_state *state, TopicObject *topic, struct sf_source *source, PyObject *descr,
+            const struct sf_deadline *deadline)
+{
+    LoanObject *loan = (LoanObject *)state->loan_type->tp_alloc(state->loan_type, 0);
+    if (!loan) {
+        return NULL;
+    }
+    loan->topic = (TopicObject *)Py_NewRef((PyObject *)topic);
+    loan->source = *source;
+    loan->source.keep = Py_XNewRef(source->keep);
+    loan->source.wire = Py_XNewRef(source->wire);
+    loan->source.out.shape = loan->source.shape;
+    if (!source->wire) {
+        loan->source.out.dtype = loan->source.wire_inline;
+    }
+    loan->deadline = *deadline;
+    loan->patience = deadline->seconds;
+    loan->epoch = sf_process_epoch();
+    struct sf_out *out = &loan->source.out;
+    uint64_t block_len = sf_out_block_len(out);
+    void *at = NULL;
+    /* has_written may be set on a generation that ended meanwhile: ask the topic each time. */
+    int status = sf_topic_open_writer(state, topic, out->payload_len);
+    if (status == 0 && out->payload_len > topic->t.att->ring.lay.max_message) {
+        status = sf_raise_too_large(state, topic, out->payload_len);
+    }
+    if (status == 0) {
+        status = claim_in_ring(state, topic, loan, block_len);
+    }
+    if (status == 0 && loan->view) {
+        ViewObject *view = (ViewObject *)loan->view;
+        at = sf_send_payload(view->att, out, &view->claim);
+    }
+    if (status == 0) {
+        loan->array = sf_array_over(descr, out->ndim, out->shape, false, at, loan->view, true);
+        status = loan->array ? 0 : -1;
+    }
+    if (status < 0) {
+        Py_CLEAR(loan);
+    }
+    return (PyObject *)loan;
+}
+
+static int
+check_open(struct sf_state *state, LoanObject *loan)
+{
+    if (loan->ended) {
+        PyErr_SetString(PyExc_ValueError,
+                        "this loan has ended (published or discarded); take another one");
+        return -1;
+    }
+    if (loan->epoch != sf_process_epoch()) {
+        PyErr_SetString(state->closed_error,
+                        "this loan belongs to the parent process; take one in this process");
+        return -1;
+    }
+    return 0;
+}
+
+/* Publishes a claim in place. 0, a status, -1. */
+static int
+publish_in_place(struct sf_state *state, LoanObject *loan, uint64_t *seq)
+{
+    ViewObject *view = (ViewObject *)loan->view;
+    struct sf_attachment *att = view->att;
+    sf_loan_keep(att, view->claim.desc); /* L2: the bit first, then the message */
+    int status = sf_topic_publish(state, loan->topic, att, &loan->source.out, &view->claim,
+                                  &loan->deadline, seq);
+    if (status == 0) {
+        view->is_claim = false;
+    }
+    return status; /* else the bit goes with the claim, when its last array dies */
+}
+
+static int
+publish(struct sf_state *state, LoanObject *loan)
+{
+    uint64_t seq = 0;
+    if (check_open(state, loan) < 0) {
+        return -1;
+    }
+    int status = sf_topic_enter(&loan->topic->t);
+    if (status < 0) {
+        return sf_raise(state, loan->topic, status);
+    }
+    if (loan->patience < 1e9) {
+        loan->deadline.until_ns = os_now_ns() + (uint64_t)(loan->patience * 1e9);
+    }
+    loan->ended = true;
+    status = loan->view ? publish_in_place(state, loan, &seq) : SF_GONE;
+    if (status == SF_GONE) {
+        /* Private memory, or the generation was removed meanwhile: copy it like any array. */
+        loan->source.out.data = sf_array_data(loan->array);
+        status = sf_topic_send(state, loan->topic, &loan->source, &loan->deadline, &seq);
+    }
+    else if (status == SF_BUSY) {
+        status = sf_raise_full(state, loan->topic, status, loan->deadline.seconds,
+                               loan->source.out.payload_len);
+    }
+    else if (status != 0 && status != -1) {
+        status = sf_raise(state, loan->topic, status);
+    }
+    sf_array_freeze(loan->array);
+    Py_CLEAR(loan->array);
+    Py_CLEAR(loan->view);
+    loan->seq = seq;
+    return status;
+}
+
+static void
+discard(LoanObject *loan)
+{
+    loan->ended = true;
+    Py_CLEAR(loan->array); /* the claim goes with the last array: view.c */
+    Py_CLEAR(loan->view);
+}
+
+static PyObject *
+loan_publish(PyObject *op, PyObject *Py_UNUSED(unused))
+{
+    LoanObject *loan = (LoanObject *)op;
+    return publish(sf_state_of(Py_TYPE(op)), loan) < 0 ? NULL : PyLong_FromUnsignedLongLong(loan->seq);
+}
+
+static PyObject *
+loan_discard(PyObject *op, PyObject *Py_UNUSED(unused))
+{
+    discard((LoanObject *)op);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+loan_enter(PyObject *op, PyObject *Py_UNUSED(unused))
+{
+    LoanObject *loan = (LoanObject *)op;
+    return check_open(sf_state_of(Py_TYPE(op)), loan) < 0 ? NULL : Py_NewRef(loan->array);
+}
+
+static PyObject *
+loan_exit(PyObject *op, PyObject *args)
+{
+    LoanObject *loan = (LoanObject *)op;
+    PyObject *type = PyTuple_GET_SIZE(args) > 0 ? PyTuple_GET_ITEM(args, 0) : Py_None;
+    if (!loan->ended) {
+        if (type != Py_None) {
+            discard(loan);
+        }
+        else if (publish(sf_state_of(Py_TYPE(op)), loan) < 0) {
+            return NULL;
+        }
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+loan_get_array(PyObject *op, void *Py_UNUSED(closure))
+{
+    LoanObject *loan = (LoanObject *)op;
+    return check_open(sf_state_of(Py_TYPE(op)), loan) < 0 ? NULL : Py_NewRef(loan->array);
+}
+
+static PyObject *
+loan_get_seq(PyObject *op, void *Py_UNUSED(closure))
+{
+    LoanObject *loan = (LoanObject *)op;
+    return loan->seq ? PyLong_FromUnsignedLongLong(loan->seq) : Py_NewRef(Py_None);
+}
+
+static PyObject *
+loan_get_in_ring(PyObject *op, void *Py_UNUSED(closure))
+{
+    LoanObject *loan = (LoanObject *)op;
+    return check_open(sf_state_of(Py_TYPE(op)), loan) < 0 ? NULL
+                                                          : PyBool_FromLong(loan->view != NULL);
+}
+
+static int
+loan_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    LoanObject *loan = (LoanObject *)op;
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(loan->topic);
+    Py_VISIT(loan->array);
+    return 0;
+}
+
+static int
+loan_clear(PyObject *op)
+{
+    LoanObject *loan = (LoanObject *)op;
+    Py_CLEAR(loan->topic);
+    Py_CLEAR(loan->array);
+    Py_CLEAR(loan->view);
+    sf_source_clear(&loan->source);
+    return 0;
+}
+
+static void
+loan_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    (void)loan_clear(op);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+PyDoc_STRVAR(loan_doc,
+             "An array that will be a message; made by Topic.loan().\n"
+             "\n"
+             "    with topic.loan((720, 1280, 3), \"uint8\") as a:\n"
+             "        camera.read(a)\n"
+             "\n"
+             "At the end of the block it is published, without a copy; an exception discards it.\n"
+             "The array is writable until then and read-only after; its bytes are not initialised.");
+
+PyDoc_STRVAR(publish_doc,
+             "publish($self, /)\n--\n\n"
+             "Make it the topic's next message; returns its number.\n"
+             "\n"
+             "The array turns read-only. Waits for the writer lock for at most the loan's timeout.\n"
+             "Raises Full, Closed; ValueError when the loan has ended already. A loan that raised\n"
+             "here is discarded.");
+
+PyDoc_STRVAR(discard_doc, "discard($self, /)\n--\n\n"
+                          "Drop it: no message comes of it. Its memory is free again when its last\n"
+                          "array is gone. Never blocks; does nothing to a loan that has ended.");
+
+static PyMethodDef loan_methods[] = {
+    {"publish", loan_publish, METH_NOARGS, publish_doc},
+    {"discard", loan_discard, METH_NOARGS, discard_doc},
+    {"__enter__", loan_enter, METH_NOARGS,
+     PyDoc_STR("__enter__($self, /)\n--\n\nThe array to be filled.")},
+    {"__exit__", loan_exit, METH_VARARGS,
+     PyDoc_STR("__exit__($self, /, *exc)\n--\n\nPublish, or discard after an exception.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef loan_getset[] = {
+    {"array", loan_get_array, NULL, PyDoc_STR("The ndarray to be filled, while the loan is open."),
+     NULL},
+    {"seq", loan_get_seq, NULL, PyDoc_STR("The message's number once published, else None."), NULL},
+    {"in_ring", loan_get_in_ring, NULL,
+     PyDoc_STR("True if the array lies in the ring, so that publish copies nothing."), NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot loan_slots[] = {
+    {Py_tp_doc, (void *)loan_doc},       {Py_tp_dealloc, loan_dealloc},
+    {Py_tp_traverse, loan_traverse},     {Py_tp_clear, loan_clear},
+    {Py_tp_methods, loan_methods},       {Py_tp_getset, loan_getset},
+    {0, NULL},
+};
+
+PyType_Spec sf_loan_spec = {
+    .name = "shmflow.Loan",
+    .basicsize = sizeof(LoanObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = loan_slots,
+};

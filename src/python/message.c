@@ -1,0 +1,143 @@
+/* Message: an array with all that the topic knows of it.
+ *
+ * Owns:      the Message type; its meta is parsed when it is first asked for.
+ * Does not:  take messages (topic_read.c).
+ *
+ * Invariants
+ *   M1  Frozen: nothing can be set; the array is read-only unless it was asked for as a copy.
+ * A crash here leaves: nothing.
+ */
+#include "python/module.h"
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *array;
+    PyObject *meta;   /* a dict once parsed, else NULL */
+    PyObject *packed; /* bytes of JSON, or NULL */
+    unsigned long long seq, lost, skipped;
+    long long timestamp_ns;
+    unsigned int writer;
+} MessageObject;
+
+PyObject *
+sf_message_new(struct sf_state *state, struct sf_taken *taken)
+{
+    MessageObject *m = (MessageObject *)state->message_type->tp_alloc(state->message_type, 0);
+    if (m) {
+        m->array = Py_NewRef(taken->array);
+        m->packed = Py_XNewRef(taken->meta);
+        m->seq = taken->seq;
+        m->lost = taken->lost;
+        m->skipped = taken->skipped;
+        m->timestamp_ns = (long long)taken->stamp_ns;
+        m->writer = taken->writer_pid;
+    }
+    return (PyObject *)m;
+}
+
+static int
+message_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    MessageObject *m = (MessageObject *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(m->array);
+    Py_VISIT(m->meta);
+    return 0;
+}
+
+static int
+message_clear(PyObject *self)
+{
+    MessageObject *m = (MessageObject *)self;
+    Py_CLEAR(m->array);
+    Py_CLEAR(m->meta);
+    Py_CLEAR(m->packed);
+    return 0;
+}
+
+static void
+message_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    (void)message_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyObject *
+message_get_meta(PyObject *self, void *Py_UNUSED(closure))
+{
+    MessageObject *m = (MessageObject *)self;
+    if (!m->meta) {
+        struct sf_state *state = sf_state_of(Py_TYPE(self));
+        m->meta = m->packed ? PyObject_CallMethod(state->wire, "unpack_meta", "O", m->packed)
+                            : PyDict_New();
+        if (m->meta) {
+            Py_CLEAR(m->packed);
+        }
+    }
+    return Py_XNewRef(m->meta);
+}
+
+static PyObject *
+message_repr(PyObject *self)
+{
+    MessageObject *m = (MessageObject *)self;
+    PyObject *shape = PyObject_GetAttrString(m->array, "shape");
+    PyObject *dtype = PyObject_GetAttrString(m->array, "dtype");
+    PyObject *result = NULL;
+    if (shape && dtype) {
+        result = PyUnicode_FromFormat(
+            "<shmflow.Message %llu: %S %S, writer pid %u, lost %llu, skipped %llu>", m->seq, dtype,
+            shape, m->writer, m->lost, m->skipped);
+    }
+    Py_XDECREF(shape);
+    Py_XDECREF(dtype);
+    return result;
+}
+
+#define MEMBER(name, type, text)                                                                   \
+    {#name, type, offsetof(MessageObject, name), Py_READONLY, PyDoc_STR(text)}
+
+static PyMemberDef message_members[] = {
+    MEMBER(array, Py_T_OBJECT_EX, "The ndarray; read-only unless copy=True was given."),
+    MEMBER(seq, Py_T_ULONGLONG, "Its number: 1 for a topic's first message, then without gaps."),
+    MEMBER(timestamp_ns, Py_T_LONGLONG,
+           "When it was written, or what its writer gave: ns since 1970 (CLOCK_REALTIME)."),
+    MEMBER(lost, Py_T_ULONGLONG,
+           "How many messages before it were evicted before this reader came to them."),
+    MEMBER(skipped, Py_T_ULONGLONG,
+           "How many messages before it were there but passed over by latest=True."),
+    MEMBER(writer, Py_T_UINT, "The process id of the writer, as seen in its PID namespace."),
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyGetSetDef message_getset[] = {
+    {"meta", message_get_meta, NULL,
+     PyDoc_STR("The mapping that its writer gave, parsed from JSON; {} if none."), NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+PyDoc_STRVAR(message_doc, "What read_message() and messages() give: an array and its circumstances.\n"
+                          "\n"
+                          "Fields: array, seq, timestamp_ns, meta, lost, skipped, writer. Frozen.");
+
+static PyType_Slot message_slots[] = {
+    {Py_tp_doc, (void *)message_doc},
+    {Py_tp_dealloc, message_dealloc},
+    {Py_tp_traverse, message_traverse},
+    {Py_tp_clear, message_clear},
+    {Py_tp_repr, message_repr},
+    {Py_tp_members, message_members},
+    {Py_tp_getset, message_getset},
+    {0, NULL},
+};
+
+PyType_Spec sf_message_spec = {
+    .name = "shmflow.Message",
+    .basicsize = sizeof(MessageObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = message_slots,
+};

@@ -1,0 +1,253 @@
+/* The module: its state, its types, and the few functions that are not methods.
+ *
+ * Owns:      multi-phase initialisation, module state, the exit hook.
+ * Does not:  contain behaviour of any type.
+ *
+ * Invariants
+ *   I1  One module object per interpreter owns one sf_state; types find it by their module.
+ *   I2  Subinterpreters are not supported, as NumPy's are not.
+ *
+ * Globals: every mutable object with static storage in src/, and why it is one.
+ *   registry: core/fork.c, attachments of this process; fork handlers get no argument
+ *   epoch, guard, trouble: core/fork.c, whether this process is a fork of the one that attached
+ *   setup_status, setup_once: core/fork.c, the once-per-process setup of the above
+ *   stats_desc, stats_fields, participant_desc, participant_fields: python/topic_facts.c, written
+ *     by nobody; CPython's API takes them as non-const
+ *   sf_topic_getset: python/topic_facts.c, likewise
+ *   PyArray_API, PyArray_RUNTIME_VERSION: python/arrays.c, NumPy's import_array fills them
+ *
+ * A crash here leaves: nothing.
+ */
+#include "python/module.h"
+
+PyMODINIT_FUNC PyInit__core(void);
+
+struct sf_state *
+sf_state_of_module(PyObject *module)
+{
+    return PyModule_GetState(module);
+}
+
+struct sf_state *
+sf_state_of(PyTypeObject *type)
+{
+    return PyType_GetModuleState(type);
+}
+
+static PyObject *
+at_exit(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
+{
+    sf_process_exit();
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+remove_topic(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    const char *path;
+    int only_idle;
+    if (!PyArg_ParseTuple(args, "sp:_remove", &path, &only_idle)) {
+        return NULL;
+    }
+    int status = sf_segment_remove(path, NULL, only_idle ? SF_WHEN_IDLE : SF_ALWAYS);
+    return PyUnicode_FromString(status == 0 ? "" : sf_status_name(status));
+}
+
+/* Constants of a topic's file without attaching: (status, dict). */
+static PyObject *
+peek(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    const char *path;
+    struct sf_layout layout;
+    struct os_file_info info;
+    if (!PyArg_ParseTuple(args, "s:_peek", &path)) {
+        return NULL;
+    }
+    uint8_t identity_bytes[16];
+    int status = sf_segment_peek(path, &layout, &info, identity_bytes);
+    if (status < 0) {
+        return Py_BuildValue("s{}", sf_status_name(status));
+    }
+    return Py_BuildValue("s{sK sK sK sK sO}", "", "capacity", (unsigned long long)layout.capacity,
+                         "depth", (unsigned long long)layout.depth, "max_message",
+                         (unsigned long long)layout.max_message, "file_len",
+                         (unsigned long long)layout.file_len, "temporary",
+                         (layout.flags & SF_TEMPORARY) != 0 ? Py_True : Py_False);
+}
+
+/* Cleans dead participants of one topic, as a participant for a moment. */
+static PyObject *
+clean_topic(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    const char *path;
+    struct sf_attachment *att;
+    if (!PyArg_ParseTuple(args, "s:_clean", &path)) {
+        return NULL;
+    }
+    int status = sf_attach(path, SF_AS_READER, &att);
+    if (status < 0) {
+        return PyLong_FromLong(0);
+    }
+    int cleaned = sf_clean_dead(att);
+    sf_attachment_unref(att);
+    return PyLong_FromLong(cleaned);
+}
+
+static PyObject *
+identity(PyObject *Py_UNUSED(module), PyObject *arg)
+{
+    struct sf_attachment *att;
+    const char *path = PyUnicode_AsUTF8(arg);
+    if (!path) {
+        return NULL;
+    }
+    if (sf_attach(path, SF_AS_MONITOR, &att) < 0) {
+        return PyBytes_FromStringAndSize("", 0);
+    }
+    PyObject *result = PyBytes_FromStringAndSize((const char *)att->identity, sizeof att->identity);
+    sf_attachment_unref(att);
+    return result;
+}
+
+static PyMethodDef module_methods[] = {
+    {"_at_exit", at_exit, METH_NOARGS, NULL},
+    {"_remove", remove_topic, METH_VARARGS, NULL},
+    {"_peek", peek, METH_VARARGS, NULL},
+    {"_clean", clean_topic, METH_VARARGS, NULL},
+    {"_identity", identity, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+/* ---- setup ---- */
+
+static PyTypeObject *
+add_type(PyObject *module, PyType_Spec *spec)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+    if (type && spec != &sf_view_spec && PyModule_AddType(module, (PyTypeObject *)type) < 0) {
+        Py_CLEAR(type);
+    }
+    return (PyTypeObject *)type;
+}
+
+static int
+add_record(PyObject *module, PyTypeObject *type)
+{
+    return type ? PyModule_AddType(module, type) : -1;
+}
+
+static int
+add_hooks(PyObject *module, struct sf_state *state)
+{
+    PyObject *exit_module = PyImport_ImportModule("atexit");
+    PyObject *hook = exit_module ? PyObject_GetAttrString(module, "_at_exit") : NULL;
+    PyObject *done = hook ? PyObject_CallMethod(exit_module, "register", "O", hook) : NULL;
+    Py_XDECREF(exit_module);
+    Py_XDECREF(hook);
+    Py_XDECREF(done);
+    PyObject *restore = done ? PyObject_GetAttrString(state->texts, "restore") : NULL;
+    int status = restore ? PyModule_AddObjectRef(module, "_restore", restore) : -1;
+    Py_XDECREF(restore);
+    return status;
+}
+
+static int
+module_exec(PyObject *module)
+{
+    struct sf_state *state = sf_state_of_module(module);
+    if (sf_arrays_setup() < 0) {
+        return -1;
+    }
+    state->topic_type = add_type(module, &sf_topic_spec);
+    state->loan_type = add_type(module, &sf_loan_spec);
+    state->view_type = add_type(module, &sf_view_spec);
+    state->message_type = add_type(module, &sf_message_spec);
+    state->messages_type = add_type(module, &sf_messages_spec);
+    state->stats_type = sf_make_stats_type();
+    state->participant_type = sf_make_participant_type();
+    if (!state->topic_type || !state->loan_type || !state->view_type || !state->message_type ||
+        !state->messages_type || add_record(module, state->stats_type) < 0 ||
+        add_record(module, state->participant_type) < 0) {
+        return -1;
+    }
+    state->wire = PyImport_ImportModule("shmflow._wire");
+    state->texts = state->wire ? PyImport_ImportModule("shmflow._texts") : NULL;
+    PyObject *errors = state->texts ? PyImport_ImportModule("shmflow._errors") : NULL;
+    state->closed_error = errors ? PyObject_GetAttrString(errors, "Closed") : NULL;
+    Py_XDECREF(errors);
+    return state->closed_error ? add_hooks(module, state) : -1;
+}
+
+static int
+module_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    struct sf_state *state = sf_state_of_module(module);
+    Py_VISIT(state->topic_type);
+    Py_VISIT(state->loan_type);
+    Py_VISIT(state->view_type);
+    Py_VISIT(state->message_type);
+    Py_VISIT(state->messages_type);
+    Py_VISIT(state->stats_type);
+    Py_VISIT(state->participant_type);
+    Py_VISIT(state->wire);
+    Py_VISIT(state->texts);
+    Py_VISIT(state->closed_error);
+    Py_VISIT(state->dtypes.by_dtype);
+    Py_VISIT(state->dtypes.by_wire);
+    return 0;
+}
+
+static int
+module_clear(PyObject *module)
+{
+    struct sf_state *state = sf_state_of_module(module);
+    Py_CLEAR(state->topic_type);
+    Py_CLEAR(state->loan_type);
+    Py_CLEAR(state->view_type);
+    Py_CLEAR(state->message_type);
+    Py_CLEAR(state->messages_type);
+    Py_CLEAR(state->stats_type);
+    Py_CLEAR(state->participant_type);
+    Py_CLEAR(state->wire);
+    Py_CLEAR(state->texts);
+    Py_CLEAR(state->closed_error);
+    Py_CLEAR(state->dtypes.by_dtype);
+    Py_CLEAR(state->dtypes.by_wire);
+    Py_CLEAR(state->dtypes.out_dtype);
+    Py_CLEAR(state->dtypes.in_dtype);
+    return 0;
+}
+
+static void
+module_free(void *module)
+{
+    (void)module_clear((PyObject *)module);
+}
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, module_exec},
+#ifdef Py_mod_multiple_interpreters
+    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+#endif
+    {0, NULL},
+};
+
+PyDoc_STRVAR(module_doc, "The native core of shmflow; use the package's names.");
+
+static struct PyModuleDef core_module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "shmflow._core",
+    .m_doc = module_doc,
+    .m_size = sizeof(struct sf_state),
+    .m_methods = module_methods,
+    .m_slots = module_slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+    .m_free = module_free,
+};
+
+PyMODINIT_FUNC
+PyInit__core(void)
+{
+    return PyModuleDef_Init(&core_module);
+}

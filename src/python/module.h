@@ -1,0 +1,193 @@
+/* What the files of the extension share: the module's state, the object types, raising.
+ *
+ * Owns:      struct sf_state; the layouts of Topic, Loan, View, Message, Messages.
+ * Does not:  define any behaviour.
+ *
+ * Invariants
+ *   D1  No static types and no mutable globals (see the list in module.c): all is in sf_state.
+ *   D2  A Topic's struct sf_topic is used only under the GIL. What runs without it works on a
+ *       referenced attachment and on private copies.
+ * A crash here leaves: nothing.
+ */
+#ifndef SHMFLOW_MODULE_H
+#define SHMFLOW_MODULE_H
+
+#include "python/pycompat.h"
+
+#include "core/topic.h"
+
+/* The last dtype in each direction; look-ups of it are the hot path's only cost for dtypes. */
+struct sf_dtype_cache {
+    PyObject *by_dtype; /* dict: dtype -> bytes */
+    PyObject *by_wire;  /* dict: bytes -> dtype */
+    PyObject *out_dtype; /* strong; wire form in out_wire */
+    char out_wire[SF_INLINE_DTYPE];
+    uint32_t out_len;
+    PyObject *in_dtype; /* strong; for wire words in_wire */
+    uint64_t in_wire[SF_INLINE_DTYPE / 8];
+    uint32_t in_len;
+};
+
+struct sf_state {
+    PyTypeObject *topic_type, *loan_type, *view_type, *message_type, *messages_type;
+    PyTypeObject *stats_type, *participant_type;
+    PyObject *wire;  /* shmflow._wire */
+    PyObject *texts; /* shmflow._texts */
+    PyObject *closed_error; /* shmflow.Closed */
+    struct sf_dtype_cache dtypes;
+};
+
+struct sf_state *sf_state_of(PyTypeObject *type);
+struct sf_state *sf_state_of_module(PyObject *module);
+
+typedef struct {
+    PyObject_HEAD
+    struct sf_topic t;
+    bool open; /* t is initialised */
+    bool warned_copy, warned_wait;
+    uint64_t copied; /* messages that read() copied, over all generations */
+    PyObject *weakrefs;
+} TopicObject;
+
+/* The base of every array that lies in the ring. Owns the block's pin, or a loan's claim. */
+typedef struct {
+    PyObject_HEAD
+    struct sf_attachment *att; /* referenced */
+    struct sf_claim claim;     /* a loan's; claim.desc for all */
+    bool is_claim;             /* not published: give the claim back instead of unpinning */
+} ViewObject;
+
+/* A message that was taken: either an array, or what its parts are. */
+struct sf_taken {
+    PyObject *array;
+    PyObject *meta; /* bytes of JSON, or NULL */
+    uint64_t seq, stamp_ns, lost, skipped;
+    uint32_t writer_pid;
+};
+
+enum sf_want { SF_WANT_LATEST = 1, SF_WANT_COPY = 2, SF_WANT_META = 4 };
+
+/* ---- errors.c ---- */
+
+/* Raises what the status means; returns -1. The only place where statuses become exceptions. */
+int sf_raise(struct sf_state *state, TopicObject *topic, int status);
+int sf_raise_with(struct sf_state *state, TopicObject *topic, int status, PyObject *details);
+int sf_raise_empty(struct sf_state *state, TopicObject *topic, double timeout);
+int sf_raise_full(struct sf_state *state, TopicObject *topic, int status, double timeout,
+                  uint64_t len);
+int sf_raise_too_large(struct sf_state *state, TopicObject *topic, uint64_t len);
+int sf_raise_wrong_mode(struct sf_state *state, TopicObject *topic, const char *call);
+/* Python threads come back from a slice here: signals, and whether the Topic was closed. */
+int sf_check_in(struct sf_state *state, TopicObject *topic);
+
+/* ---- arguments (args.c) ---- */
+
+struct sf_deadline {
+    uint64_t until_ns; /* UINT64_MAX: none */
+    double seconds;    /* as asked, for texts */
+};
+/* None: for ever. Negative, NaN: ValueError. The clock starts at the call. */
+int sf_parse_timeout(PyObject *value, struct sf_deadline *out);
+/* Splits a METH_FASTCALL|METH_KEYWORDS call: fills out[i] for names[i]; the first `positional`
+ * may be given by position, and only so if their name is "". Missing ones stay NULL. */
+int sf_parse_call(const char *call, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+                  const char *const *names, int count, int positional, int required,
+                  PyObject **out);
+int sf_parse_stamp(PyObject *value, uint64_t *out);
+int sf_parse_flag(PyObject *value, bool *out);
+
+/* ---- arrays.c: the only user of NumPy's C API ---- */
+
+int sf_arrays_setup(void);
+/* What is to be written: an array that owns or borrows its bytes. `keep` holds it (new
+ * reference). */
+struct sf_source {
+    PyObject *keep;
+    PyObject *wire; /* new reference to a long description, or NULL */
+    struct sf_out out;
+    uint64_t shape[SF_MAX_DIMS];
+    char wire_inline[SF_INLINE_DTYPE];
+    bool strided; /* out.data is NULL: copy with sf_copy_strided */
+};
+int sf_source_from(struct sf_state *state, PyObject *data, struct sf_source *source);
+/* For a loan: shape and dtype only. */
+int sf_source_plan(struct sf_state *state, PyObject *shape, PyObject *dtype,
+                   struct sf_source *source, PyObject **descr);
+void sf_source_clear(struct sf_source *source);
+/* Copies a strided source into `at`, C order. */
+int sf_copy_strided(struct sf_source *source, void *at);
+/* Makes a strided source contiguous; for small ones. */
+int sf_source_pack(struct sf_source *source);
+
+/* An array over `at` that keeps `base` alive, or with memory of its own (at NULL). */
+PyObject *sf_array_over(PyObject *descr, uint32_t ndim, const uint64_t *shape, bool fortran, void *at,
+                        PyObject *base, bool writable);
+void *sf_array_data(PyObject *array);
+void sf_array_freeze(PyObject *array);
+/* dtype and shape of a message from its description; checks that they give payload_len. `prefix`
+ * is a private copy or a pinned block. New reference to the dtype, or NULL: not a valid one (no
+ * exception set), or an exception. */
+PyObject *sf_message_dtype(struct sf_state *state, const struct sf_message *message,
+                           const char *prefix, uint64_t *shape);
+/* The dtype of the last message, if this one has the same short description: borrowed, no code
+ * of Python's runs. */
+PyObject *sf_message_dtype_cached(const struct sf_state *state, const struct sf_message *message);
+/* Y1: do dtype and shape give the payload's length? */
+bool sf_shape_fits(PyObject *descr, const struct sf_message *message, const uint64_t *shape);
+/* Does `out` match? 0, or -1 with an exception. */
+int sf_check_out(PyObject *out, PyObject *descr, uint32_t ndim, const uint64_t *shape, bool fortran);
+bool sf_is_array(PyObject *object);
+
+/* ---- the types ---- */
+
+extern PyType_Spec sf_topic_spec, sf_loan_spec, sf_view_spec, sf_message_spec, sf_messages_spec;
+PyTypeObject *sf_make_stats_type(void);
+PyTypeObject *sf_make_participant_type(void);
+
+/* view.c */
+PyObject *sf_view_new(struct sf_state *state, struct sf_attachment *att, uint32_t desc);
+PyObject *sf_view_new_claim(struct sf_state *state, struct sf_attachment *att,
+                            const struct sf_claim *claim);
+
+/* message.c */
+PyObject *sf_message_new(struct sf_state *state, struct sf_taken *taken);
+
+/* topic_read.c */
+PyObject *sf_topic_read_method(PyObject *self, PyTypeObject *cls, PyObject *const *args,
+                               Py_ssize_t nargs, PyObject *kwnames);
+PyObject *sf_topic_read_message_method(PyObject *self, PyTypeObject *cls, PyObject *const *args,
+                                       Py_ssize_t nargs, PyObject *kwnames);
+PyObject *sf_topic_messages_method(PyObject *self, PyTypeObject *cls, PyObject *const *args,
+                                   Py_ssize_t nargs, PyObject *kwnames);
+PyObject *sf_topic_next(PyObject *self);
+/* Places a reader that is attached already, so that its "new" counts from now. */
+int sf_topic_open_reader(struct sf_state *state, TopicObject *self);
+
+/* topic_write.c */
+PyObject *sf_topic_write_method(PyObject *self, PyTypeObject *cls, PyObject *const *args,
+                                Py_ssize_t nargs, PyObject *kwnames);
+PyObject *sf_topic_loan_method(PyObject *self, PyTypeObject *cls, PyObject *const *args,
+                               Py_ssize_t nargs, PyObject *kwnames);
+PyObject *sf_topic_shutdown_method(PyObject *self, PyTypeObject *cls, PyObject *const *args,
+                                   Py_ssize_t nargs, PyObject *kwnames);
+/* Attaches as a writer, creating what is missing. len: of the first message, or 0. */
+int sf_topic_open_writer(struct sf_state *state, TopicObject *self, uint64_t len);
+/* Writes what source says; 0 and *seq, or -1. */
+int sf_topic_send(struct sf_state *state, TopicObject *self, struct sf_source *source,
+                  const struct sf_deadline *deadline, uint64_t *seq);
+int sf_topic_publish(struct sf_state *state, TopicObject *self, struct sf_attachment *att,
+                     const struct sf_out *out, const struct sf_claim *claim,
+                     const struct sf_deadline *deadline, uint64_t *seq);
+
+/* loan.c */
+PyObject *sf_loan_new(struct sf_state *state, TopicObject *topic, struct sf_source *source,
+                      PyObject *descr, const struct sf_deadline *deadline);
+
+/* topic_facts.c */
+PyObject *sf_topic_stats_method(PyObject *self, PyObject *unused);
+PyObject *sf_topic_participants_method(PyObject *self, PyObject *unused);
+PyObject *sf_topic_last_method(PyObject *self, PyObject *unused);
+PyObject *sf_topic_lock_holder_method(PyObject *self, PyObject *unused);
+extern PyGetSetDef sf_topic_getset[];
+
+#endif

@@ -1,0 +1,155 @@
+/* The manual page: docstrings of Topic, apart from the code so that both can be read.
+ *
+ * Owns:      texts of help(shmflow.Topic); first lines are signatures for inspect.
+ * Does not:  contain code.
+ *
+ * Invariants
+ *   D1  Each says what it takes and gives (with units and shapes), when it blocks, what it raises.
+ * A crash here leaves: nothing.
+ */
+#ifndef SHMFLOW_TOPIC_DOC_H
+#define SHMFLOW_TOPIC_DOC_H
+
+PyDoc_STRVAR(
+    topic_doc,
+    "Topic(name=None, mode='rw', *, capacity=None, max_message=None, depth=None, start='oldest',"
+    " max_held=None, create=None, replace=False, temporary=False, allow_lossless=True,"
+    " permissions=0o600, max_participants=128, spin=None)\n--\n\n"
+    "A ring of messages in shared memory, by name; every reader sees every message.\n"
+    "\n"
+    "    with shmflow.Topic('cam', 'w') as topic:       # one process\n"
+    "        topic.write(frame)\n"
+    "    for frame in shmflow.Topic('cam', 'r'):        # any number of others\n"
+    "        ...\n"
+    "\n"
+    "Programs may start in any order: a reader subscribes to a name, waits until a topic of that\n"
+    "name appears, and follows when it is removed and made anew. A slow reader loses old messages\n"
+    "and is told how many; it never slows a writer. A process that dies, however, costs nobody\n"
+    "anything. Threads may share a Topic; each message then goes to one of them.\n"
+    "\n"
+    "name: letters, digits, '.', '_', '-', parts joined by '/'. None: a unique, temporary one.\n"
+    "mode: 'rw', 'r', 'w', or 'monitor' (maps everything read-only, takes no slot, copies).\n"
+    "capacity: bytes for messages, or '64 MiB', '64M' (2**20), '64MB' (10**6). None: sized at the\n"
+    "    first write, 16 times that message, at least 1 MiB.\n"
+    "max_message: the largest payload in bytes; None: a quarter of the capacity.\n"
+    "depth: how many messages are retained at most; None: as many as fit.\n"
+    "start: where a reader begins: 'oldest' retained, 'latest' (the newest one first), 'new'.\n"
+    "max_held: bytes of views this Topic may hold before read() copies; None: a quarter of the\n"
+    "    capacity, at least one message.\n"
+    "create: None: a writer makes the topic at its first write, or now with a capacity. True: make\n"
+    "    it now, TopicExists if it is there. False: it must be there now.\n"
+    "replace: True ends what is there; readers follow to the new generation.\n"
+    "temporary: the topic goes when its last participant does; else it stays until unlink().\n"
+    "allow_lossless: whether readers may make writers wait for them (reserved).\n"
+    "permissions: of the file. 0o600: your user. 0o660: your group. 0o644: others may monitor.\n"
+    "max_participants: Topics attached at a time, at most 1024 (rounded up to a multiple of 64).\n"
+    "spin: seconds that a waiting read polls before it sleeps; None: adaptive, at most 50 us.\n"
+    "\n"
+    "capacity (at least), max_message and depth are requirements: a live topic that differs is\n"
+    "TopicMismatch; an idle one is replaced. Raises ValueError, TypeError for bad arguments,\n"
+    "TopicExists, TopicNotFound, TopicMismatch, CorruptTopic, NotAllowed, NoSlot, NoSpace.");
+
+PyDoc_STRVAR(
+    write_doc,
+    "write($self, data, /, *, meta=None, timestamp_ns=None, timeout=None)\n--\n\n"
+    "Append one message; returns its sequence number (1, 2, 3, ...).\n"
+    "\n"
+    "data: an ndarray of any dtype without Python objects, any order (strided arrays arrive C\n"
+    "contiguous, Fortran ones stay so), a NumPy or Python number (0-d), bytes, bytearray or any\n"
+    "buffer, a DLPack producer on the CPU. It is copied once, into the ring.\n"
+    "meta: a mapping of JSON values, at most 64 KiB.  timestamp_ns: ns since 1970; None: now.\n"
+    "\n"
+    "Never waits for readers. Waits, for at most timeout seconds (None: for ever), while another\n"
+    "writer is in its short critical section, or, when readers hold the rest, in the lane.\n"
+    "Raises Full with the blame when that takes too long, MessageTooLarge, Closed after\n"
+    "shutdown(), TypeError for what cannot travel. The first write makes the topic and may raise\n"
+    "what the constructor does.");
+
+PyDoc_STRVAR(
+    loan_doc,
+    "loan($self, shape, dtype='uint8', *, meta=None, timestamp_ns=None, timeout=None)\n--\n\n"
+    "An array in the ring to be filled, then published: a message without any copy.\n"
+    "\n"
+    "    with topic.loan((720, 1280, 3)) as a:\n"
+    "        ok, frame = camera.read(a)\n"
+    "\n"
+    "Published when the block ends, dropped if it raises; or call publish() and discard() of the\n"
+    "Loan. The array is not initialised, writable until published, read-only after. It is in the\n"
+    "ring if it is at least 4 KiB (or capacity / 16384) and there is room that nobody holds;\n"
+    "otherwise it is private memory that publish copies. Never waits for readers; timeout is for\n"
+    "the publish, as in write(). Raises as write() does.");
+
+PyDoc_STRVAR(
+    read_doc,
+    "read($self, timeout=None, *, latest=False, copy=False, out=None, default=...)\n--\n\n"
+    "The next message as an ndarray of the shape, dtype and order that was written.\n"
+    "\n"
+    "From 4 KiB on (capacity / 16384 in large topics) it is a read-only view of the ring, without\n"
+    "a copy: it never changes and stays valid as long as it or any view of it lives. Writers flow\n"
+    "around it. A Topic that holds more than max_held gets copies instead (and one warning).\n"
+    "copy=True gives a writable array of your own; out= copies into an array of the same shape,\n"
+    "dtype and order and returns it.\n"
+    "\n"
+    "Blocks without the GIL for at most timeout seconds (None: for ever, 0: not at all); Ctrl-C\n"
+    "ends it. latest=True passes over all but the newest. A reader that was lapped continues at\n"
+    "the oldest message still there: see lost, read_message().\n"
+    "Raises Empty when the time is over (or returns default, if given), Closed when the stream\n"
+    "was shut down and is drained, or this Topic closed, ValueError for an out= that does not fit\n"
+    "(nothing is consumed), CorruptTopic.");
+
+PyDoc_STRVAR(
+    read_message_doc,
+    "read_message($self, timeout=None, *, latest=False, copy=False, out=None, default=...)\n--\n\n"
+    "Like read(), but gives a Message: array, seq, timestamp_ns, meta, lost, skipped, writer.");
+
+PyDoc_STRVAR(
+    messages_doc,
+    "messages($self, *, latest=False, copy=False, timeout=None)\n--\n\n"
+    "An iterator of Message objects, as read_message() gives them.\n"
+    "\n"
+    "Ends when the stream was shut down and is drained, or this Topic is closed. Raises Empty when\n"
+    "no message comes for timeout seconds (None: waits for ever).");
+
+PyDoc_STRVAR(
+    stats_doc,
+    "stats($self, /)\n--\n\n"
+    "Counters of this Topic object: written, read, copied, pinned, lost, skipped, held_bytes, ...\n"
+    "\n"
+    "Over all generations since it was opened. Never blocks; also after close().");
+
+PyDoc_STRVAR(
+    participants_doc,
+    "participants($self, /)\n--\n\n"
+    "Everybody attached to the topic, as a list of Participant; [] if there is no topic.\n"
+    "\n"
+    "Dead ones that were not cleaned up yet have alive=False. Never blocks, disturbs nobody.");
+
+PyDoc_STRVAR(
+    shutdown_doc,
+    "shutdown($self, /)\n--\n\n"
+    "End the stream for everybody: writers get Closed, readers drain it and then get Closed.\n"
+    "\n"
+    "Iterations just end. The topic stays until unlink(); the next writer that opens it starts a\n"
+    "new generation. Waits for a writer in its critical section, Ctrl-C ends the wait.");
+
+PyDoc_STRVAR(
+    close_doc,
+    "close($self, /)\n--\n\n"
+    "Leave the topic. Arrays that were read stay valid; calls blocked in other threads end.\n"
+    "\n"
+    "May be called again; every other call then raises Closed. Never blocks.");
+
+PyDoc_STRVAR(
+    unlink_doc,
+    "unlink($self, /)\n--\n\n"
+    "Remove the topic: its name is free, its memory goes with the last array or Topic on it.\n"
+    "\n"
+    "Readers drain it and follow the next generation; views stay valid. Does nothing if it is\n"
+    "gone already. Never blocks.");
+
+PyDoc_STRVAR(
+    reduce_doc,
+    "__reduce__($self, /)\n--\n\n"
+    "Pickles as name, mode, identity and reader options. Unpickling attaches, never creates.");
+
+#endif

@@ -1,0 +1,387 @@
+/* What a Topic tells about itself and its peers: properties, stats, participants.
+ *
+ * Owns:      Stats and Participant; the getters of Topic.
+ * Does not:  change anything: facts come from counters and headers, which disturbs nobody.
+ *
+ * Invariants
+ *   N1  Nothing here takes a slot, a lock or a message. Where this Topic is not attached, facts
+ *       come from a monitor that lives for the call.
+ * A crash here leaves: nothing.
+ */
+#include "python/module.h"
+
+#include <string.h>
+
+static PyStructSequence_Field stats_fields[] = {
+    {"written", "messages written through this Topic"},
+    {"written_bytes", "bytes of their payloads"},
+    {"writer_waits", "writes that had to wait for room"},
+    {"read", "messages read"},
+    {"copied", "messages read that were copied: small, from the lane, or asked for"},
+    {"pinned", "messages read as views, without a copy"},
+    {"lost", "messages evicted before this Topic came to them"},
+    {"skipped", "messages passed over by latest=True"},
+    {"held_bytes", "bytes of the ring that living arrays of this Topic hold"},
+    {"held_blocks", "how many messages those are"},
+    {"lag", "messages written that this Topic has yet to read"},
+    {NULL, NULL},
+};
+
+static PyStructSequence_Desc stats_desc = {
+    .name = "shmflow.Stats",
+    .doc = "Counters of one Topic object since it was opened, over all generations. Frozen.",
+    .fields = stats_fields,
+    .n_in_sequence = 11,
+};
+
+static PyStructSequence_Field participant_fields[] = {
+    {"pid", "process id, as seen in its PID namespace"},
+    {"command", "the program, for people: 'cam.py'"},
+    {"mode", "what it has done so far: 'r', 'w', 'rw', or '' while it only holds views"},
+    {"alive", "whether the kernel still holds its lock"},
+    {"attached_ns", "when it attached: ns since 1970"},
+    {"lag", "messages it has yet to read; 0 for one that does not read"},
+    {"read", "messages read"},
+    {"lost", "messages evicted before it came to them"},
+    {"skipped", "messages passed over by latest=True"},
+    {"pinned", "messages it got as views"},
+    {"held_bytes", "bytes of the ring that its arrays hold"},
+    {"held_blocks", "how many messages those are"},
+    {"written", "messages written"},
+    {"written_bytes", "bytes of their payloads"},
+    {"writer_waits", "writes that had to wait for room"},
+    {NULL, NULL},
+};
+
+static PyStructSequence_Desc participant_desc = {
+    .name = "shmflow.Participant",
+    .doc = "One Topic attached to a topic, in any process, as participants() tells of it. Frozen.",
+    .fields = participant_fields,
+    .n_in_sequence = 15,
+};
+
+PyTypeObject *
+sf_make_stats_type(void)
+{
+    return PyStructSequence_NewType(&stats_desc);
+}
+
+PyTypeObject *
+sf_make_participant_type(void)
+{
+    return PyStructSequence_NewType(&participant_desc);
+}
+
+static PyObject *
+number(uint64_t value)
+{
+    return PyLong_FromUnsignedLongLong(value);
+}
+
+/* Steals the items; NULL among them gives NULL. */
+static PyObject *
+make_record(PyTypeObject *type, PyObject **items, Py_ssize_t count)
+{
+    PyObject *record = PyStructSequence_New(type);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (record && items[i]) {
+            PyStructSequence_SetItem(record, i, items[i]);
+        }
+        else {
+            Py_XDECREF(items[i]);
+            Py_CLEAR(record);
+        }
+    }
+    return record;
+}
+
+/* The attachment to ask: the Topic's own, or a monitor's. A reference to drop; NULL: there is
+ * none to be had (no exception). */
+static struct sf_attachment *
+ask(TopicObject *self)
+{
+    struct sf_attachment *att = NULL;
+    if (sf_topic_enter(&self->t) == 0 && self->t.att) {
+        sf_attachment_ref(self->t.att);
+        return self->t.att;
+    }
+    /* No path: it was never initialised. */
+    return self->t.path && sf_attach(self->t.path, SF_AS_MONITOR, &att) == 0 ? att : NULL;
+}
+
+static uint64_t
+lag_of(const struct sf_attachment *att, uint64_t cursor)
+{
+    uint64_t head = sf_load_relaxed(&att->ring.header->head); /* told to people */
+    return cursor != 0 && head >= cursor ? head - cursor + 1 : 0;
+}
+
+PyObject *
+sf_topic_stats_method(PyObject *op, PyObject *Py_UNUSED(unused))
+{
+    TopicObject *self = (TopicObject *)op;
+    struct sf_state *state = sf_state_of(Py_TYPE(op));
+    struct sf_totals t;
+    int status = sf_topic_enter(&self->t);
+    sf_topic_totals(&self->t, &t);
+    uint64_t lag = 0;
+    if (status == 0 && self->t.att && self->t.is_reader) {
+        lag = lag_of(self->t.att, sf_load_relaxed(self->t.att->cursor)); /* told to people */
+    }
+    uint64_t read = self->t.options.mode == SF_MODE_MONITOR ? self->copied : t.read;
+    PyObject *items[] = {
+        number(t.written), number(t.written_len),  number(t.waits),    number(read),
+        number(self->copied), number(t.pinned),    number(t.lost),     number(t.skipped),
+        number(t.held_len), number(t.held_blocks), number(lag),
+    };
+    return make_record(state->stats_type, items, Py_ARRAY_LENGTH(items));
+}
+
+/* Text from shared memory: bounded, and only what prints. */
+static PyObject *
+command_text(const struct sf_participant *p)
+{
+    char text[sizeof p->command + 1];
+    memcpy(text, p->command, sizeof p->command);
+    text[sizeof p->command] = 0;
+    for (char *c = text; *c; c++) {
+        *c = *c < 0x20 || *c > 0x7e ? '?' : *c;
+    }
+    return PyUnicode_FromString(text);
+}
+
+static PyObject *
+describe_participant(struct sf_state *state, struct sf_attachment *att, struct sf_participant *p,
+                     bool alive)
+{
+    static const char *const modes[] = {"", "r", "w", "rw"};
+    /* Relaxed, all of them: told to people, a moment's old values. */
+    uint32_t roles = sf_load_relaxed(&p->roles) & 3;
+    uint64_t cursor = sf_load_relaxed(&p->cursor), first = sf_load_relaxed(&p->first);
+    uint64_t lost = sf_load_relaxed(&p->lost), skipped = sf_load_relaxed(&p->skipped);
+    uint64_t passed = cursor - first;
+    bool reads = (roles & SF_ROLE_READER) != 0;
+    PyObject *items[] = {
+        number(p->pid),
+        command_text(p),
+        PyUnicode_FromString(modes[roles]),
+        PyBool_FromLong(alive),
+        number(p->attached_ns),
+        number(reads ? lag_of(att, cursor) : 0),
+        number(reads && passed >= lost + skipped ? passed - lost - skipped : 0),
+        number(lost),
+        number(skipped),
+        number(sf_load_relaxed(&p->pinned)), /* relaxed, as above */
+        number(sf_load_relaxed(&p->held_len)),
+        number(sf_load_relaxed(&p->held_blocks)),
+        number(sf_load_relaxed(&p->written)),
+        number(sf_load_relaxed(&p->written_len)), /* relaxed, as above */
+        number(sf_load_relaxed(&p->waits)),
+    };
+    return make_record(state->participant_type, items, Py_ARRAY_LENGTH(items));
+}
+
+PyObject *
+sf_topic_participants_method(PyObject *op, PyObject *Py_UNUSED(unused))
+{
+    struct sf_state *state = sf_state_of(Py_TYPE(op));
+    PyObject *list = PyList_New(0);
+    struct sf_attachment *att = list ? ask((TopicObject *)op) : NULL;
+    if (!att) {
+        return list;
+    }
+    uint8_t alive[SF_MAX_PARTICIPANTS];
+    (void)sf_list_living(att, alive);
+    for (uint32_t slot = 0; list && slot < att->ring.lay.max_participants; slot++) {
+        struct sf_participant *p = &att->ring.slots[slot];
+        /* Acquire: with settle_in's release of the texts. */
+        if (sf_load_acquire(&p->state) != SF_SLOT_TAKEN) {
+            continue;
+        }
+        PyObject *one = describe_participant(state, att, p, alive[slot]);
+        if (!one || PyList_Append(list, one) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(one);
+    }
+    sf_attachment_unref(att);
+    return list;
+}
+
+static PyObject *
+count_role(PyObject *op, uint32_t role)
+{
+    struct sf_attachment *att = ask((TopicObject *)op);
+    long count = 0;
+    if (att) {
+        uint8_t alive[SF_MAX_PARTICIPANTS];
+        (void)sf_list_living(att, alive);
+        for (uint32_t slot = 0; slot < att->ring.lay.max_participants; slot++) {
+            /* Relaxed: told to people. */
+            uint32_t roles = sf_load_relaxed(&att->ring.slots[slot].roles);
+            count += alive[slot] && (roles & role) != 0;
+        }
+        sf_attachment_unref(att);
+    }
+    return PyLong_FromLong(count);
+}
+
+PyObject *
+sf_topic_last_method(PyObject *op, PyObject *Py_UNUSED(unused))
+{
+    struct sf_attachment *att = ask((TopicObject *)op);
+    PyObject *result = NULL;
+    struct sf_message m;
+    if (!att) {
+        Py_RETURN_NONE;
+    }
+    uint64_t head = sf_load_seq(&att->ring.header->head); /* B */
+    if (head > 0 && sf_look(&att->ring, head, &m) == 0) {
+        PyObject *command = NULL;
+        for (uint32_t slot = 0; slot < att->ring.lay.max_participants && !command; slot++) {
+            if (att->ring.slots[slot].pid == m.writer_pid) {
+                command = command_text(&att->ring.slots[slot]);
+            }
+        }
+        result = Py_BuildValue("KIN", (unsigned long long)m.stamp_ns, m.writer_pid,
+                               command ? command : PyUnicode_FromString(""));
+    }
+    sf_attachment_unref(att);
+    return result || PyErr_Occurred() ? result : Py_NewRef(Py_None);
+}
+
+PyObject *
+sf_topic_lock_holder_method(PyObject *op, PyObject *Py_UNUSED(unused))
+{
+    struct sf_attachment *att = ask((TopicObject *)op);
+    PyObject *result = NULL;
+    if (!att) {
+        Py_RETURN_NONE;
+    }
+    uint32_t slot = sf_owner_slot(sf_load_relaxed(&att->ring.header->lock)); /* told to people */
+    if (slot < att->ring.lay.max_participants) {
+        struct sf_participant *p = &att->ring.slots[slot];
+        result = Py_BuildValue("IN", p->pid, command_text(p));
+    }
+    sf_attachment_unref(att);
+    return result || PyErr_Occurred() ? result : Py_NewRef(Py_None);
+}
+
+/* ---- properties ---- */
+
+static PyObject *
+get_name(PyObject *op, void *Py_UNUSED(closure))
+{
+    const char *name = ((TopicObject *)op)->t.name;
+    return PyUnicode_FromString(name ? name : ""); /* NULL: never initialised */
+}
+
+static PyObject *
+get_mode(PyObject *op, void *Py_UNUSED(closure))
+{
+    static const char *const modes[] = {"rw", "r", "w", "monitor"};
+    return PyUnicode_FromString(modes[((TopicObject *)op)->t.options.mode]);
+}
+
+static PyObject *
+get_closed(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(sf_load_relaxed(&((TopicObject *)op)->t.closed) != 0); /* the GIL's */
+}
+
+static PyObject *
+get_generation(PyObject *op, void *Py_UNUSED(closure))
+{
+    return number(((TopicObject *)op)->t.generation);
+}
+
+static PyObject *
+get_ended(PyObject *op, void *Py_UNUSED(closure))
+{
+    struct sf_attachment *att = ask((TopicObject *)op);
+    bool ended = att && (sf_load_acquire(&att->ring.header->ended) & SF_SHUTDOWN) != 0; /* shutdown */
+    if (att) {
+        sf_attachment_unref(att);
+    }
+    return PyBool_FromLong(ended);
+}
+
+enum fact { CAPACITY, DEPTH, MAX_MESSAGE, HEAD, TAIL };
+
+static PyObject *
+get_fact(PyObject *op, void *closure)
+{
+    struct sf_attachment *att = ask((TopicObject *)op);
+    uint64_t value = 0;
+    if (!att) {
+        return Py_NewRef(Py_None);
+    }
+    switch ((enum fact)(intptr_t)closure) {
+    case CAPACITY:
+        value = att->ring.lay.capacity;
+        break;
+    case DEPTH:
+        value = att->ring.lay.depth;
+        break;
+    case MAX_MESSAGE:
+        value = att->ring.lay.max_message;
+        break;
+    case HEAD:
+        value = sf_load_seq(&att->ring.header->head); /* B */
+        break;
+    case TAIL:
+        value = sf_load_acquire(&att->ring.header->tail); /* evict's release */
+        break;
+    }
+    sf_attachment_unref(att);
+    return number(value);
+}
+
+static PyObject *
+get_lost(PyObject *op, void *closure)
+{
+    struct sf_totals t;
+    (void)sf_topic_enter(&((TopicObject *)op)->t);
+    sf_topic_totals(&((TopicObject *)op)->t, &t);
+    return number(closure ? t.skipped : t.lost);
+}
+
+static PyObject *
+get_writers(PyObject *op, void *Py_UNUSED(closure))
+{
+    return count_role(op, SF_ROLE_WRITER);
+}
+
+static PyObject *
+get_readers(PyObject *op, void *Py_UNUSED(closure))
+{
+    return count_role(op, SF_ROLE_READER);
+}
+
+PyGetSetDef sf_topic_getset[] = {
+    {"name", get_name, NULL, PyDoc_STR("The topic's name."), NULL},
+    {"mode", get_mode, NULL, PyDoc_STR("'rw', 'r', 'w' or 'monitor', as opened."), NULL},
+    {"closed", get_closed, NULL, PyDoc_STR("True after close()."), NULL},
+    {"ended", get_ended, NULL, PyDoc_STR("True if a participant has called shutdown()."), NULL},
+    {"generation", get_generation, NULL,
+     PyDoc_STR("How many generations this Topic has been attached to; 0: none yet."), NULL},
+    {"capacity", get_fact, NULL,
+     PyDoc_STR("Bytes for messages; None while the topic does not exist."), (void *)CAPACITY},
+    {"depth", get_fact, NULL,
+     PyDoc_STR("The most messages retained; None while the topic does not exist."), (void *)DEPTH},
+    {"max_message", get_fact, NULL,
+     PyDoc_STR("The largest payload in bytes; None while the topic does not exist."),
+     (void *)MAX_MESSAGE},
+    {"head", get_fact, NULL,
+     PyDoc_STR("Number of the newest message; 0: none; None: no such topic yet."), (void *)HEAD},
+    {"tail", get_fact, NULL,
+     PyDoc_STR("Number of the oldest message retained; head + 1 when there is none."),
+     (void *)TAIL},
+    {"lost", get_lost, NULL,
+     PyDoc_STR("Messages evicted before this Topic came to them, over all generations."), NULL},
+    {"skipped", get_lost, NULL,
+     PyDoc_STR("Messages passed over by latest=True, over all generations."), (void *)1},
+    {"writers", get_writers, NULL, PyDoc_STR("How many living participants have written."), NULL},
+    {"readers", get_readers, NULL, PyDoc_STR("How many living participants read."), NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};

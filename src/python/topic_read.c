@@ -1,0 +1,577 @@
+/* Reading: from a call to an array, by the copy path or the pin path.
+ *
+ * Owns:      read, read_message, messages, iteration; the waits of readers.
+ * Does not:  know the ring's protocols (core/ring.c) or how arrays are made (arrays.c).
+ *
+ * Invariants
+ *   Q1  A message is consumed (sf_take_commit) only when its array is complete. Whatever fails
+ *       before that has consumed nothing, except a message that is described impossibly: it is
+ *       passed, or every later read would fail on it.
+ *   Q2  Waiting holds no lock and no GIL, and a reference to the attachment; another thread may
+ *       close the Topic meanwhile.
+ *   Q3  What read() returns is read-only, copied or not; copy=True is always writable.
+ * A crash here leaves: a pin of a dead participant.
+ */
+#include "python/module.h"
+
+#include <string.h>
+
+#define SF_RELEASE_LEN (64u * 1024u) /* copies from here on let go of the GIL */
+#define SF_NAP_MIN_NS UINT64_C(2000000)
+#define SF_NAP_MAX_NS UINT64_C(50000000)
+
+/* What a call of read or read_message asked for. */
+struct request {
+    struct sf_deadline deadline;
+    bool newest, copy;
+    PyObject *out;        /* or NULL */
+    PyObject *or_default; /* or NULL */
+    bool want_meta;
+};
+
+/* ---- the two paths ---- */
+
+static PyObject *
+get_meta(const struct sf_message *m, const char *prefix)
+{
+    prefix += m->ndim > SF_INLINE_DIMS ? (size_t)m->ndim * 8 : 0;
+    prefix += m->dtype_len > SF_INLINE_DTYPE ? m->dtype_len : 0;
+    return PyBytes_FromStringAndSize(prefix, (Py_ssize_t)m->meta_len);
+}
+
+/* 1 taken, 0 try again, -1 exception. Pin path: the array lies in the ring. */
+static int
+take_view(struct sf_state *state, struct sf_attachment *att, const struct request *request,
+          uint64_t from, const struct sf_message *m, struct sf_taken *taken)
+{
+    /* After the pin nothing of the block can change: the prefix may be read in place. */
+    PyObject *view = sf_view_new(state, att, m->desc);
+    if (!view) {
+        return -1;
+    }
+    uint64_t shape[SF_MAX_DIMS];
+    const char *prefix = sf_message_prefix(att, m);
+    PyObject *descr = sf_message_dtype(state, m, prefix, shape);
+    if (!descr) {
+        Py_DECREF(view);
+        return PyErr_Occurred() ? -1 : SF_BAD_MESSAGE;
+    }
+    taken->array = sf_array_over(descr, m->ndim, shape, m->fortran,
+                                 (void *)sf_message_payload(att, m), view, false);
+    Py_DECREF(descr);
+    Py_DECREF(view);
+    if (taken->array && request->want_meta && m->meta_len > 0) {
+        taken->meta = get_meta(m, prefix);
+        if (!taken->meta) {
+            Py_CLEAR(taken->array);
+        }
+    }
+    if (!taken->array) {
+        return -1;
+    }
+    if (!sf_take_commit(att, from, m)) {
+        Py_CLEAR(taken->array);
+        Py_CLEAR(taken->meta);
+        return 0;
+    }
+    return 1;
+}
+
+static void
+copy_payload(struct sf_attachment *att, const struct sf_message *m, void *to)
+{
+    const char *at = sf_message_payload(att, m);
+    if (m->payload_len < SF_RELEASE_LEN) {
+        memcpy(to, at, m->payload_len);
+        return;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    memcpy(to, at, m->payload_len);
+    Py_END_ALLOW_THREADS
+}
+
+/* The same by the copy path. The block may be evicted under us; then it is tried again. */
+static int
+take_copy(struct sf_state *state, struct sf_attachment *att, const struct request *request,
+          uint64_t from, const struct sf_message *m, struct sf_taken *taken)
+{
+    char *prefix = NULL;
+    uint64_t shape[SF_MAX_DIMS];
+    if (m->prefix_len > 0) {
+        prefix = PyMem_Malloc(m->prefix_len);
+        if (!prefix) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        memcpy(prefix, sf_message_prefix(att, m), m->prefix_len);
+        if (!sf_is_current(&att->ring, m)) {
+            PyMem_Free(prefix);
+            return 0;
+        }
+    }
+    int status = -1;
+    PyObject *descr = sf_message_dtype(state, m, prefix, shape);
+    if (!descr) {
+        status = PyErr_Occurred() ? -1 : SF_BAD_MESSAGE;
+        goto done;
+    }
+    if (request->out) {
+        if (sf_check_out(request->out, descr, m->ndim, shape, m->fortran) < 0) {
+            goto done;
+        }
+        taken->array = Py_NewRef(request->out);
+    }
+    else {
+        taken->array = sf_array_over(descr, m->ndim, shape, m->fortran, NULL, NULL, true);
+    }
+    if (taken->array && request->want_meta && m->meta_len > 0) {
+        taken->meta = get_meta(m, prefix);
+    }
+    if (!taken->array || PyErr_Occurred()) {
+        goto done;
+    }
+    copy_payload(att, m, sf_array_data(taken->array));
+    status = sf_is_current(&att->ring, m) && sf_take_commit(att, from, m);
+    if (status == 1 && !request->copy && !request->out) {
+        sf_array_freeze(taken->array);
+    }
+done:
+    if (status != 1) {
+        Py_CLEAR(taken->array);
+        Py_CLEAR(taken->meta);
+    }
+    Py_XDECREF(descr);
+    PyMem_Free(prefix);
+    return status;
+}
+
+/* The hot path of small messages: nothing here runs Python code or lets go of the GIL, so the
+ * Topic cannot leave its attachment meanwhile. -2: not such a message, take the long way. */
+static int
+take_small(struct sf_state *state, struct sf_attachment *att, const struct request *request,
+           uint64_t from, const struct sf_message *m, struct sf_taken *taken)
+{
+    PyObject *descr = sf_message_dtype_cached(state, m);
+    if (!descr || m->pinnable || m->prefix_len > 0 || m->payload_len > SF_SMALL_LEN ||
+        request->out || !sf_shape_fits(descr, m, m->shape)) {
+        return -2;
+    }
+    taken->array = sf_array_over(descr, m->ndim, m->shape, m->fortran, NULL, NULL, true);
+    if (!taken->array) {
+        return -1;
+    }
+    memcpy(sf_array_data(taken->array), sf_message_payload(att, m), m->payload_len);
+    if (!sf_is_current(&att->ring, m) || !sf_take_commit(att, from, m)) {
+        Py_CLEAR(taken->array);
+        return 0;
+    }
+    if (!request->copy) {
+        sf_array_freeze(taken->array);
+    }
+    return 1;
+}
+
+static int
+warn_copying(TopicObject *self)
+{
+    if (self->warned_copy) {
+        return 0;
+    }
+    self->warned_copy = true;
+    return PyErr_WarnFormat(
+        PyExc_RuntimeWarning, 2,
+        "this reader of '%s' holds max_held (%llu bytes) of views, so read() copies now; drop "
+        "arrays that are no longer needed, read with copy=True, or raise max_held",
+        self->t.name, (unsigned long long)self->t.att->max_held);
+}
+
+static void
+describe_taken(struct sf_taken *taken, const struct sf_message *m)
+{
+    taken->seq = m->seq;
+    taken->stamp_ns = m->stamp_ns;
+    taken->writer_pid = m->writer_pid;
+    taken->lost = m->lost;
+    taken->skipped = m->skipped;
+}
+
+/* Takes the next message. 1 taken, 0 try again, -1 exception, or a status. */
+static int
+take(struct sf_state *state, TopicObject *self, const struct request *request,
+     struct sf_taken *taken)
+{
+    struct sf_attachment *att = self->t.att;
+    struct sf_message m;
+    uint64_t from;
+    int status = sf_take_look(att, request->newest, &from, &m);
+    if (status == SF_BAD_MESSAGE) {
+        (void)sf_take_commit(att, from, &m); /* Q1 */
+    }
+    taken->seq = m.seq; /* of an empty ring: the one to wait for */
+    if (status < 0) {
+        return status;
+    }
+    int small = take_small(state, att, request, from, &m, taken);
+    if (small != -2) {
+        self->copied += small == 1;
+        describe_taken(taken, &m);
+        return small;
+    }
+    sf_attachment_ref(att); /* the copy may let go of the GIL */
+    bool copying = request->copy || request->out || att->monitor || !m.pinnable;
+    bool pinned = false;
+    if (!copying || (m.pinnable && !att->monitor)) {
+        /* A large copy pins too, for as long as it takes, so a fast writer cannot starve it. */
+        enum sf_pin_answer answer = sf_pin(att, &m, copying);
+        if (answer == SF_PIN_CAP) {
+            copying = true;
+            answer = warn_copying(self) < 0 ? SF_PIN_CAP : sf_pin(att, &m, true);
+        }
+        pinned = answer == SF_PIN_OK;
+        status = answer == SF_PIN_CAP ? -1 : answer == SF_PIN_GONE ? 0 : 1;
+    }
+    else {
+        status = 1;
+    }
+    if (status == 1) {
+        status = copying ? take_copy(state, att, request, from, &m, taken)
+                         : take_view(state, att, request, from, &m, taken);
+        if (copying && pinned) {
+            sf_unpin(att, m.desc);
+        }
+        self->copied += copying && status == 1;
+    }
+    if (status == SF_BAD_MESSAGE) {
+        (void)sf_take_commit(att, from, &m); /* Q1 */
+    }
+    sf_attachment_unref(att);
+    describe_taken(taken, &m);
+    return status;
+}
+
+/* ---- waiting ---- */
+
+/* Sleeps for the next message, a slice at most. 0 look again, 1 the deadline is over. */
+static int
+wait_for_message(struct sf_state *state, TopicObject *self, const struct sf_deadline *deadline,
+                 uint64_t seq)
+{
+    struct sf_attachment *att = self->t.att;
+    int status;
+    if (deadline->until_ns != UINT64_MAX && os_now_ns() >= deadline->until_ns) {
+        return 1;
+    }
+    sf_attachment_ref(att);
+    Py_BEGIN_ALLOW_THREADS
+    status = sf_wait_message(att, seq, deadline->until_ns, self->t.options.spin_ns,
+                             &self->t.closed);
+    Py_END_ALLOW_THREADS
+    sf_attachment_unref(att);
+    if (sf_check_in(state, self) < 0) {
+        return -1;
+    }
+    return status == SF_EMPTY && os_now_ns() >= deadline->until_ns ? 1 : 0;
+}
+
+/* Naps until the topic has a name, a slice at most. */
+static int
+wait_for_topic(struct sf_state *state, TopicObject *self, const struct sf_deadline *deadline,
+               uint64_t since_ns)
+{
+    uint64_t now = os_now_ns();
+    if (now >= deadline->until_ns) {
+        return 1;
+    }
+    if (!self->warned_wait && now - since_ns > UINT64_C(5000000000)) {
+        self->warned_wait = true;
+        PyObject *hint = PyObject_CallMethod(state->texts, "nearest", "s", self->t.name);
+        int status = hint ? PyErr_WarnFormat(PyExc_RuntimeWarning, 2,
+                                             "waiting for topic '%s', which does not exist yet%U",
+                                             self->t.name, hint)
+                          : -1;
+        Py_XDECREF(hint);
+        if (status < 0) {
+            return -1;
+        }
+    }
+    struct os_file_info info;
+    char *path = self->t.path; /* constant; self is kept by the caller */
+    Py_BEGIN_ALLOW_THREADS
+    uint64_t slice = now + SF_SLICE_NS < deadline->until_ns ? now + SF_SLICE_NS : deadline->until_ns;
+    uint64_t nap = SF_NAP_MIN_NS;
+    while (now < slice && os_path_info(path, &info) < 0 && sf_load_relaxed(&self->t.closed) == 0) {
+        uint64_t next = now + nap < slice ? now + nap : slice;
+        if (os_sleep_until(next) < 0) {
+            break;
+        }
+        nap = nap * 2 < SF_NAP_MAX_NS ? nap * 2 : SF_NAP_MAX_NS;
+        now = os_now_ns();
+    }
+    Py_END_ALLOW_THREADS
+    return sf_check_in(state, self);
+}
+
+/* The loop of every reading call. 1 taken, 0 the deadline passed, -1 exception. */
+static int
+read_next(struct sf_state *state, TopicObject *self, const struct request *request,
+          struct sf_taken *taken)
+{
+    struct sf_topic *t = &self->t;
+    uint64_t waiting_since = 0;
+    taken->array = taken->meta = NULL;
+    int status = sf_topic_enter(t);
+    if (status < 0) {
+        return sf_raise(state, self, status);
+    }
+    if (t->options.mode == SF_MODE_W) {
+        return sf_raise_wrong_mode(state, self, "read");
+    }
+    for (;;) {
+        status = t->att && t->is_reader ? 0 : sf_topic_to_read(t);
+        if (status == SF_NOT_FOUND) {
+            waiting_since = waiting_since ? waiting_since : os_now_ns();
+            status = wait_for_topic(state, self, &request->deadline, waiting_since);
+        }
+        else if (status < 0) {
+            return sf_raise(state, self, status);
+        }
+        else {
+            status = take(state, self, request, taken);
+            if (status == 1 || status == -1) {
+                return status;
+            }
+            if (status == SF_EMPTY) {
+                status = wait_for_message(state, self, &request->deadline, taken->seq);
+            }
+            else if (status == SF_GONE || (status == SF_ENDED && sf_topic_has_moved(t))) {
+                sf_topic_leave(t); /* drained: follow the name */
+                status = 0;
+            }
+            else if (status < 0) {
+                return sf_raise(state, self, status);
+            }
+        }
+        if (status != 0) {
+            return status < 0 ? -1 : 0;
+        }
+    }
+}
+
+int
+sf_topic_open_reader(struct sf_state *state, TopicObject *self)
+{
+    struct sf_topic *t = &self->t;
+    int status = t->options.mode == SF_MODE_R || t->options.mode == SF_MODE_MONITOR
+                     ? sf_topic_to_read(t)
+                     : SF_NOT_FOUND;
+    if (status == SF_NOT_FOUND && t->options.create != 0) {
+        return 0; /* it may come later */
+    }
+    return status < 0 ? sf_raise(state, self, status) : 0;
+}
+
+/* ---- the calls ---- */
+
+static int
+parse_request(const char *call, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+              struct request *request)
+{
+    static const char *const names[] = {"timeout", "latest", "copy", "out", "default"};
+    PyObject *given[5];
+    memset(request, 0, sizeof *request);
+    request->deadline.until_ns = UINT64_MAX;
+    if (nargs == 0 && !kwnames) {
+        return 0;
+    }
+    if (sf_parse_call(call, args, nargs, kwnames, names, 5, 1, 0, given) < 0 ||
+        sf_parse_timeout(given[0], &request->deadline) < 0 ||
+        sf_parse_flag(given[1], &request->newest) < 0 ||
+        sf_parse_flag(given[2], &request->copy) < 0) {
+        return -1;
+    }
+    request->out = given[3] == Py_None ? NULL : given[3];
+    request->or_default = given[4] == Py_Ellipsis ? NULL : given[4];
+    if (request->out && !sf_is_array(request->out)) {
+        PyErr_Format(PyExc_TypeError, "out= must be an ndarray, not %.100s",
+                     Py_TYPE(request->out)->tp_name);
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *
+finish(struct sf_state *state, TopicObject *self, const struct request *request, int status)
+{
+    if (status == 0) {
+        if (request->or_default) {
+            return Py_NewRef(request->or_default);
+        }
+        sf_raise_empty(state, self, request->deadline.seconds);
+    }
+    return NULL;
+}
+
+PyObject *
+sf_topic_read_method(PyObject *op, PyTypeObject *cls, PyObject *const *args, Py_ssize_t nargs,
+                     PyObject *kwnames)
+{
+    struct sf_state *state = sf_state_of(cls);
+    struct request request;
+    struct sf_taken taken;
+    if (parse_request("read", args, nargs, kwnames, &request) < 0) {
+        return NULL;
+    }
+    int status = read_next(state, (TopicObject *)op, &request, &taken);
+    return status == 1 ? taken.array : finish(state, (TopicObject *)op, &request, status);
+}
+
+static PyObject *
+make_message(struct sf_state *state, struct sf_taken *taken)
+{
+    PyObject *message = sf_message_new(state, taken);
+    Py_DECREF(taken->array);
+    Py_XDECREF(taken->meta);
+    return message;
+}
+
+PyObject *
+sf_topic_read_message_method(PyObject *op, PyTypeObject *cls, PyObject *const *args,
+                             Py_ssize_t nargs, PyObject *kwnames)
+{
+    struct sf_state *state = sf_state_of(cls);
+    struct request request;
+    struct sf_taken taken;
+    if (parse_request("read_message", args, nargs, kwnames, &request) < 0) {
+        return NULL;
+    }
+    request.want_meta = true;
+    int status = read_next(state, (TopicObject *)op, &request, &taken);
+    return status == 1 ? make_message(state, &taken)
+                       : finish(state, (TopicObject *)op, &request, status);
+}
+
+/* Iteration ends where reading would say that the stream is over. */
+static void
+end_iteration(struct sf_state *state)
+{
+    if (PyErr_ExceptionMatches(state->closed_error)) {
+        PyErr_Clear();
+    }
+}
+
+PyObject *
+sf_topic_next(PyObject *op)
+{
+    struct sf_state *state = sf_state_of(Py_TYPE(op));
+    struct request request = {.deadline = {.until_ns = UINT64_MAX}};
+    struct sf_taken taken;
+    if (read_next(state, (TopicObject *)op, &request, &taken) == 1) {
+        return taken.array;
+    }
+    end_iteration(state);
+    return NULL;
+}
+
+/* ---- messages() ---- */
+
+typedef struct {
+    PyObject_HEAD
+    TopicObject *topic;
+    PyObject *timeout; /* or NULL: for ever */
+    bool newest, copy;
+} MessagesObject;
+
+PyObject *
+sf_topic_messages_method(PyObject *op, PyTypeObject *cls, PyObject *const *args, Py_ssize_t nargs,
+                         PyObject *kwnames)
+{
+    static const char *const names[] = {"latest", "copy", "timeout"};
+    struct sf_state *state = sf_state_of(cls);
+    PyObject *given[3];
+    struct sf_deadline checked;
+    bool newest, copy;
+    if (sf_parse_call("messages", args, nargs, kwnames, names, 3, 0, 0, given) < 0 ||
+        sf_parse_flag(given[0], &newest) < 0 || sf_parse_flag(given[1], &copy) < 0 ||
+        sf_parse_timeout(given[2], &checked) < 0) {
+        return NULL;
+    }
+    if (((TopicObject *)op)->t.options.mode == SF_MODE_W) {
+        sf_raise_wrong_mode(state, (TopicObject *)op, "messages");
+        return NULL;
+    }
+    MessagesObject *it = (MessagesObject *)state->messages_type->tp_alloc(state->messages_type, 0);
+    if (it) {
+        it->topic = (TopicObject *)Py_NewRef(op);
+        it->timeout = Py_XNewRef(given[2]);
+        it->newest = newest;
+        it->copy = copy;
+    }
+    return (PyObject *)it;
+}
+
+static PyObject *
+messages_next(PyObject *op)
+{
+    MessagesObject *it = (MessagesObject *)op;
+    struct sf_state *state = sf_state_of(Py_TYPE(op));
+    struct request request = {.newest = it->newest, .copy = it->copy, .want_meta = true};
+    struct sf_taken taken;
+    if (sf_parse_timeout(it->timeout, &request.deadline) < 0) {
+        return NULL;
+    }
+    int status = read_next(state, it->topic, &request, &taken);
+    if (status == 1) {
+        return make_message(state, &taken);
+    }
+    if (status == 0) {
+        return finish(state, it->topic, &request, 0);
+    }
+    end_iteration(state);
+    return NULL;
+}
+
+static int
+messages_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(((MessagesObject *)op)->topic);
+    return 0;
+}
+
+static int
+messages_clear(PyObject *op)
+{
+    Py_CLEAR(((MessagesObject *)op)->topic);
+    Py_CLEAR(((MessagesObject *)op)->timeout);
+    return 0;
+}
+
+static void
+messages_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    (void)messages_clear(op);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+PyDoc_STRVAR(messages_doc, "The iterator that Topic.messages() returns; gives Message objects.");
+
+static PyType_Slot messages_slots[] = {
+    {Py_tp_doc, (void *)messages_doc},
+    {Py_tp_dealloc, messages_dealloc},
+    {Py_tp_traverse, messages_traverse},
+    {Py_tp_clear, messages_clear},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, messages_next},
+    {0, NULL},
+};
+
+PyType_Spec sf_messages_spec = {
+    .name = "shmflow.Messages",
+    .basicsize = sizeof(MessagesObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = messages_slots,
+};

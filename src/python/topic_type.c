@@ -1,0 +1,478 @@
+/* The Topic type: construction, ends, pickling, repr; its methods are in the files beside.
+ *
+ * Owns:      arguments of the constructor; close, unlink, context manager, reduce.
+ * Does not:  read, write or tell facts (topic_read.c, topic_write.c, topic_facts.c).
+ *
+ * Invariants
+ *   T1  A constructor that raises leaves nothing behind but a topic that it was asked to create.
+ *   T2  close() is final and idempotent; every other call after it raises Closed.
+ * A crash here leaves: what core/segment.c says.
+ */
+#include "python/module.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "python/topic_doc.h"
+
+/* ---- arguments ---- */
+
+static int
+parse_size(struct sf_state *state, PyObject *value, const char *what, uint64_t *out)
+{
+    *out = 0;
+    if (value == Py_None) {
+        return 0;
+    }
+    PyObject *size = PyObject_CallMethod(state->wire, "parse_size", "Os", value, what);
+    if (!size) {
+        return -1;
+    }
+    *out = PyLong_AsUnsignedLongLong(size);
+    Py_DECREF(size);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+static int
+parse_count(PyObject *value, const char *what, uint64_t max, uint64_t *out)
+{
+    *out = 0;
+    if (value == Py_None) {
+        return 0;
+    }
+    PyObject *index = PyBool_Check(value) ? NULL : PyNumber_Index(value);
+    if (!index) {
+        if (!PyErr_Occurred() || PyErr_ExceptionMatches(PyExc_TypeError)) {
+            PyErr_Format(PyExc_TypeError, "%s must be an int or None, not %R", what, value);
+        }
+        return -1;
+    }
+    int overflow;
+    long long number = PyLong_AsLongLongAndOverflow(index, &overflow);
+    Py_DECREF(index);
+    if (number == -1 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (overflow || number < 1 || (uint64_t)number > max) {
+        PyErr_Format(PyExc_ValueError, "%s=%R is out of range: 1 to %llu", what, value,
+                     (unsigned long long)max);
+        return -1;
+    }
+    *out = (uint64_t)number;
+    return 0;
+}
+
+static int
+parse_choice(PyObject *value, const char *what, const char *const *choices, int *out)
+{
+    if (PyUnicode_Check(value)) {
+        for (int i = 0; choices[i]; i++) {
+            if (PyUnicode_CompareWithASCIIString(value, choices[i]) == 0) {
+                *out = i;
+                return 0;
+            }
+        }
+    }
+    PyObject *list = PyUnicode_FromFormat("'%s'", choices[0]);
+    for (int i = 1; choices[i] && list; i++) {
+        Py_SETREF(list, PyUnicode_FromFormat("%U%s'%s'", list, choices[i + 1] ? ", " : " or ",
+                                             choices[i]));
+    }
+    if (list) {
+        PyErr_Format(PyExc_ValueError, "%s must be %U, not %R", what, list, value);
+        Py_DECREF(list);
+    }
+    return -1;
+}
+
+static int
+parse_spin(PyObject *value, int64_t *out)
+{
+    *out = -1;
+    if (value == Py_None) {
+        return 0;
+    }
+    double seconds = PyFloat_AsDouble(value);
+    if (seconds == -1.0 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (!(seconds >= 0 && seconds <= 1)) {
+        PyErr_Format(PyExc_ValueError, "spin must be None or 0 to 1 seconds, not %R", value);
+        return -1;
+    }
+    *out = (int64_t)(seconds * 1e9);
+    return 0;
+}
+
+static int
+parse_create(PyObject *value, int *out)
+{
+    if (value != Py_None && !PyBool_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "create must be True, False or None, not %R", value);
+        return -1;
+    }
+    *out = value == Py_None ? -1 : value == Py_True;
+    return 0;
+}
+
+static const char *const mode_names[] = {"rw", "r", "w", "monitor", NULL};
+static const char *const start_names[] = {"oldest", "latest", "new", NULL};
+
+/* Arguments that contradict each other are refused, not ignored. */
+static int
+check_together(const struct sf_options *o)
+{
+    bool writes = o->mode == SF_MODE_RW || o->mode == SF_MODE_W;
+    if (!writes && (o->create == 1 || o->replace || o->temporary)) {
+        PyErr_Format(PyExc_ValueError,
+                     "create=True, replace and temporary belong to a writer; mode='%s' never "
+                     "makes a topic",
+                     mode_names[o->mode]);
+        return -1;
+    }
+    if (o->create == 0 && o->replace) {
+        PyErr_SetString(PyExc_ValueError, "create=False and replace=True contradict each other");
+        return -1;
+    }
+    if (o->capacity && o->max_message > o->capacity) {
+        PyErr_Format(PyExc_ValueError,
+                     "max_message (%llu bytes) is larger than capacity (%llu bytes)",
+                     (unsigned long long)o->max_message, (unsigned long long)o->capacity);
+        return -1;
+    }
+    return 0;
+}
+
+static int
+parse_options(struct sf_state *state, PyObject *args, PyObject *kwargs, const char **name,
+              Py_ssize_t *name_len, struct sf_options *o, bool *now)
+{
+    static char *names[] = {"name",      "mode",        "capacity",         "max_message",
+                            "depth",     "start",       "max_held",         "create",
+                            "replace",   "temporary",   "allow_lossless",   "permissions",
+                            "max_participants", "spin", NULL};
+    PyObject *mode = NULL, *start = NULL, *capacity = Py_None, *max_message = Py_None;
+    PyObject *depth = Py_None, *max_held = Py_None, *create = Py_None, *spin = Py_None;
+    PyObject *participants = Py_None;
+    int replace = 0, temporary = 0, allow_lossless = 1, permissions = 0600;
+    memset(o, 0, sizeof *o);
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|z#O$OOOOOOpppiOO:Topic", names, name, name_len,
+                                     &mode, &capacity, &max_message, &depth, &start, &max_held,
+                                     &create, &replace, &temporary, &allow_lossless, &permissions,
+                                     &participants, &spin)) {
+        return -1;
+    }
+    int mode_at = SF_MODE_RW, start_at = SF_OLDEST;
+    uint64_t slots;
+    if ((mode && parse_choice(mode, "mode", mode_names, &mode_at) < 0) ||
+        (start && parse_choice(start, "start", start_names, &start_at) < 0) ||
+        parse_size(state, capacity, "capacity", &o->capacity) < 0 ||
+        parse_size(state, max_message, "max_message", &o->max_message) < 0 ||
+        parse_size(state, max_held, "max_held", &o->max_held) < 0 ||
+        parse_count(depth, "depth", SF_MAX_DEPTH, &o->depth) < 0 ||
+        parse_count(participants, "max_participants", SF_MAX_PARTICIPANTS, &slots) < 0 ||
+        parse_create(create, &o->create) < 0 || parse_spin(spin, &o->spin_ns) < 0) {
+        return -1;
+    }
+    if (permissions < 0 || permissions > 0777 || (permissions & 0600) != 0600) {
+        PyErr_Format(PyExc_ValueError,
+                     "permissions must be like 0o600, 0o660 or 0o644, the owner reading and "
+                     "writing; not 0o%o",
+                     (unsigned)permissions);
+        return -1;
+    }
+    o->mode = (enum sf_mode)mode_at;
+    o->start = (enum sf_start)start_at;
+    o->replace = replace;
+    o->temporary = temporary || !*name;
+    o->allow_lossless = allow_lossless;
+    o->permissions = (uint32_t)permissions;
+    o->max_participants = slots ? (uint32_t)slots : 128;
+    if (!*name && (o->mode == SF_MODE_R || o->mode == SF_MODE_MONITOR)) {
+        PyErr_Format(PyExc_ValueError, "a Topic of mode '%s' needs the name of a topic",
+                     mode_names[mode_at]);
+        return -1;
+    }
+    bool writes = o->mode == SF_MODE_RW || o->mode == SF_MODE_W;
+    *now = writes && o->create != 0 &&
+           (o->capacity || o->create == 1 || o->replace || (temporary && o->capacity));
+    return check_together(o);
+}
+
+/* ---- construction ---- */
+
+static int
+open_now(struct sf_state *state, TopicObject *self, bool now)
+{
+    struct sf_topic *t = &self->t;
+    if (t->options.replace) {
+        int status = sf_topic_remove(t);
+        if (status < 0 && status != SF_NOT_FOUND) {
+            return sf_raise(state, self, status);
+        }
+    }
+    if (now && t->options.create == 1) {
+        struct os_file_info info;
+        if (os_path_info(t->path, &info) == 0) {
+            return sf_raise(state, self, SF_EXISTS);
+        }
+    }
+    if (now || (t->options.create == 0 && t->options.mode != SF_MODE_R &&
+                t->options.mode != SF_MODE_MONITOR)) {
+        if (sf_topic_open_writer(state, self, 0) < 0) {
+            return -1;
+        }
+        /* It has written nothing yet: the role is told with the first message. */
+        sf_clear_roles(t->att);
+        t->has_written = false;
+        return 0;
+    }
+    return sf_topic_open_reader(state, self);
+}
+
+static int
+topic_init(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    TopicObject *self = (TopicObject *)op;
+    struct sf_state *state = sf_state_of(Py_TYPE(op));
+    const char *name = NULL;
+    Py_ssize_t name_len = 0;
+    struct sf_options options;
+    bool now;
+    char unique[64];
+    if (self->open) {
+        PyErr_SetString(PyExc_TypeError, "a Topic is initialised once; open another one");
+        return -1;
+    }
+    if (parse_options(state, args, kwargs, &name, &name_len, &options, &now) < 0) {
+        return -1;
+    }
+    if (!name) {
+        uint64_t random;
+        os_random(&random, sizeof random);
+        snprintf(unique, sizeof unique, "anon-%u-%016llx", os_pid(), (unsigned long long)random);
+        name = unique;
+        name_len = (Py_ssize_t)strlen(name);
+    }
+    int status = (size_t)name_len == strlen(name) ? sf_topic_init(&self->t, name, &options)
+                                                  : SF_BAD_NAME;
+    if (status == SF_BAD_NAME) {
+        PyObject *text = PyUnicode_DecodeUTF8(name, name_len, "replace");
+        PyObject *error = text ? PyObject_CallMethod(state->texts, "bad_name", "O", text) : NULL;
+        if (error) {
+            PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+        }
+        Py_XDECREF(text);
+        Py_XDECREF(error);
+        return -1;
+    }
+    if (status < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    self->open = true;
+    if (open_now(state, self, now) < 0) {
+        sf_topic_close(&self->t);
+        return -1;
+    }
+    return 0;
+}
+
+/* ---- ends ---- */
+
+static PyObject *
+topic_close(PyObject *op, PyObject *Py_UNUSED(unused))
+{
+    sf_topic_close(&((TopicObject *)op)->t);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+topic_unlink(PyObject *op, PyObject *Py_UNUSED(unused))
+{
+    TopicObject *self = (TopicObject *)op;
+    struct sf_state *state = sf_state_of(Py_TYPE(op));
+    struct sf_topic *t = &self->t;
+    int status = sf_topic_enter(t);
+    if (status == 0 && t->options.mode == SF_MODE_MONITOR) {
+        sf_raise_wrong_mode(state, self, "unlink");
+        return NULL;
+    }
+    if (status == 0) {
+        status = sf_segment_remove(t->path, t->att ? t->att->identity : NULL, SF_ALWAYS);
+        if (status == SF_NOT_FOUND || status == SF_RACE) {
+            status = 0; /* gone already, or another is at it: what was wanted */
+        }
+    }
+    if (status < 0) {
+        sf_raise(state, self, status);
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+topic_enter(PyObject *op, PyObject *Py_UNUSED(unused))
+{
+    int status = sf_topic_enter(&((TopicObject *)op)->t);
+    if (status < 0) {
+        sf_raise(sf_state_of(Py_TYPE(op)), (TopicObject *)op, status);
+        return NULL;
+    }
+    return Py_NewRef(op);
+}
+
+static PyObject *
+topic_exit(PyObject *op, PyObject *Py_UNUSED(args))
+{
+    return topic_close(op, NULL);
+}
+
+static PyObject *
+topic_iter(PyObject *op)
+{
+    return topic_enter(op, NULL);
+}
+
+static void
+topic_dealloc(PyObject *op)
+{
+    TopicObject *self = (TopicObject *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    if (self->weakrefs) {
+        PyObject_ClearWeakRefs(op);
+    }
+    if (self->open) {
+        sf_topic_fini(&self->t);
+    }
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+/* ---- pickling and repr ---- */
+
+static PyObject *
+topic_reduce(PyObject *op, PyObject *Py_UNUSED(unused))
+{
+    TopicObject *self = (TopicObject *)op;
+    struct sf_state *state = sf_state_of(Py_TYPE(op));
+    struct sf_topic *t = &self->t;
+    int status = sf_topic_enter(t);
+    if (status < 0) {
+        sf_raise(state, self, status);
+        return NULL;
+    }
+    PyObject *module = PyType_GetModule(Py_TYPE(op));
+    PyObject *restore = module ? PyObject_GetAttrString(module, "_restore") : NULL;
+    if (!restore) {
+        return NULL;
+    }
+    /* max_held in bytes and spin in ns, as the options have them; identity of what it is
+     * attached to now, or empty. */
+    PyObject *identity =
+        t->att ? PyBytes_FromStringAndSize((const char *)t->att->identity, sizeof t->att->identity)
+               : PyBytes_FromStringAndSize("", 0);
+    if (!identity) {
+        Py_DECREF(restore);
+        return NULL;
+    }
+    return Py_BuildValue("N(ssNsKLI)", restore, t->name, mode_names[t->options.mode], identity,
+                         start_names[t->options.start], (unsigned long long)t->options.max_held,
+                         (long long)t->options.spin_ns, t->options.permissions);
+}
+
+static PyObject *
+topic_repr(PyObject *op)
+{
+    TopicObject *self = (TopicObject *)op;
+    struct sf_topic *t = &self->t;
+    if (!self->open) {
+        return PyUnicode_FromString("<shmflow.Topic, not opened>");
+    }
+    const char *mode = mode_names[t->options.mode];
+    if (sf_topic_enter(t) < 0) {
+        return PyUnicode_FromFormat("<shmflow.Topic '%s' mode='%s' closed>", t->name, mode);
+    }
+    if (!t->att) {
+        return PyUnicode_FromFormat("<shmflow.Topic '%s' mode='%s', not attached>", t->name, mode);
+    }
+    struct sf_header *h = t->att->ring.header;
+    /* Told to people; acquire where a writer releases. */
+    uint64_t head = sf_load_seq(&h->head);
+    uint64_t tail = sf_load_acquire(&h->tail);
+    uint32_t ended = sf_load_acquire(&h->ended);
+    PyObject *size = PyObject_CallMethod(sf_state_of(Py_TYPE(op))->wire, "format_size", "K",
+                                         (unsigned long long)t->att->ring.lay.capacity);
+    if (!size) {
+        return NULL;
+    }
+    PyObject *result = PyUnicode_FromFormat(
+        "<shmflow.Topic '%s' mode='%s' capacity=%U head=%llu retained=%llu%s>", t->name, mode, size,
+        (unsigned long long)head, (unsigned long long)(tail <= head ? head - tail + 1 : 0),
+        (ended & SF_SHUTDOWN) != 0   ? ", shut down"
+        : (ended & SF_UNLINKED) != 0 ? ", removed"
+                                     : "");
+    Py_DECREF(size);
+    return result;
+}
+
+/* A Topic that was never initialised (Topic.__new__ alone) answers to nothing but repr. */
+static PyObject *
+topic_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    TopicObject *self = (TopicObject *)type->tp_alloc(type, 0);
+    if (self) {
+        /* Closed until init has opened it, so that every call has one thing to look at. */
+        sf_store_relaxed(&self->t.closed, 1);
+        self->t.name = self->t.path = NULL;
+    }
+    return (PyObject *)self;
+}
+
+#define FAST (METH_METHOD | METH_FASTCALL | METH_KEYWORDS)
+#define CALL(function) (PyCFunction)(void (*)(void))(function)
+
+static PyMethodDef topic_methods[] = {
+    {"write", CALL(sf_topic_write_method), FAST, write_doc},
+    {"loan", CALL(sf_topic_loan_method), FAST, loan_doc},
+    {"read", CALL(sf_topic_read_method), FAST, read_doc},
+    {"read_message", CALL(sf_topic_read_message_method), FAST, read_message_doc},
+    {"messages", CALL(sf_topic_messages_method), FAST, messages_doc},
+    {"stats", sf_topic_stats_method, METH_NOARGS, stats_doc},
+    {"participants", sf_topic_participants_method, METH_NOARGS, participants_doc},
+    {"shutdown", CALL(sf_topic_shutdown_method), FAST, shutdown_doc},
+    {"close", topic_close, METH_NOARGS, close_doc},
+    {"unlink", topic_unlink, METH_NOARGS, unlink_doc},
+    {"_last", sf_topic_last_method, METH_NOARGS, NULL},
+    {"_lock_holder", sf_topic_lock_holder_method, METH_NOARGS, NULL},
+    {"__enter__", topic_enter, METH_NOARGS, PyDoc_STR("__enter__($self, /)\n--\n\nThis Topic.")},
+    {"__exit__", topic_exit, METH_VARARGS, PyDoc_STR("__exit__($self, /, *exc)\n--\n\nclose().")},
+    {"__reduce__", topic_reduce, METH_NOARGS, reduce_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef topic_members[] = {
+    {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(TopicObject, weakrefs), Py_READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot topic_slots[] = {
+    {Py_tp_doc, (void *)topic_doc},
+    {Py_tp_new, topic_new},
+    {Py_tp_init, topic_init},
+    {Py_tp_dealloc, topic_dealloc},
+    {Py_tp_repr, topic_repr},
+    {Py_tp_iter, topic_iter},
+    {Py_tp_iternext, sf_topic_next},
+    {Py_tp_methods, topic_methods},
+    {Py_tp_members, topic_members},
+    {Py_tp_getset, sf_topic_getset},
+    {0, NULL},
+};
+
+PyType_Spec sf_topic_spec = {
+    .name = "shmflow.Topic",
+    .basicsize = sizeof(TopicObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = topic_slots,
+};

@@ -1,0 +1,388 @@
+/* Writing: from an array to a message; creation of what is missing; shutdown.
+ *
+ * Owns:      write, loan's beginning, shutdown; the waits of writers.
+ * Does not:  know the ring's protocols (core/flow.c) or what arrays are made of (arrays.c).
+ *
+ * Invariants
+ *   W1  A write that raises has published nothing.
+ *   W2  The first try of each step runs under the GIL and makes no system call; only when the
+ *       lock or the room is not there at once, the GIL is let go, a slice at a time.
+ *   W3  Payloads are copied without the GIL from SF_RELEASE_LEN on.
+ * A crash here leaves: a claim of a dead owner, which writers that pass take back.
+ */
+#include "python/module.h"
+
+#include <string.h>
+
+#define SF_RELEASE_LEN (64u * 1024u)
+
+/* One step of a write that may have to wait, in the form that wait_for needs. */
+struct step {
+    enum { STEP_SMALL, STEP_CLAIM, STEP_PUBLISH, STEP_SHUTDOWN } kind;
+    struct sf_attachment *att;
+    const struct sf_out *out;
+    uint64_t block_len;
+    struct sf_claim *claim;
+    enum sf_lane lane;
+    uint64_t *seq;
+};
+
+static int
+run_step(const struct step *s, uint64_t until_ns)
+{
+    switch (s->kind) {
+    case STEP_SMALL:
+        return sf_send_small(s->att, s->out, until_ns, s->seq);
+    case STEP_CLAIM:
+        return sf_send_claim(s->att, s->block_len, s->lane, until_ns, s->claim);
+    case STEP_PUBLISH:
+        return sf_send_publish(s->att, s->out, s->claim, until_ns, s->seq);
+    default:
+        return sf_shutdown(s->att, until_ns);
+    }
+}
+
+static bool
+must_wait(int status)
+{
+    return status == SF_BUSY || status == SF_INTERRUPTED || status == SF_NO_ROOM;
+}
+
+/* The step after its first try gave `status`. 0, a status, or -1 with an exception. The caller
+ * holds a reference to the attachment. */
+static int
+wait_for(struct sf_state *state, TopicObject *self, const struct step *s, int status,
+         const struct sf_deadline *deadline)
+{
+    bool counted = false;
+    while (must_wait(status)) {
+        if (status == SF_NO_ROOM && !counted) {
+            counted = true;
+            sf_count_wait(s->att);
+        }
+        Py_BEGIN_ALLOW_THREADS
+        uint64_t slice = os_now_ns() + SF_SLICE_NS;
+        /* At least once even when the time is over: a dead holder is found out, however short
+         * the caller's patience is. */
+        status = run_step(s, slice < deadline->until_ns ? slice : deadline->until_ns);
+        Py_END_ALLOW_THREADS
+        if (!must_wait(status)) {
+            break;
+        }
+        int checked = sf_check_in(state, self);
+        if (checked < 0 || (status != SF_INTERRUPTED && os_now_ns() >= deadline->until_ns)) {
+            sf_leave_queue(s->att);
+            return checked < 0 ? -1 : status;
+        }
+        if (!sf_attachment_is_mine(s->att)) {
+            return SF_GONE; /* a signal handler forked, and we are the child */
+        }
+    }
+    return status;
+}
+
+/* First under the GIL, then with patience. */
+static int
+do_step(struct sf_state *state, TopicObject *self, const struct step *s,
+        const struct sf_deadline *deadline)
+{
+    int status = run_step(s, SF_TRY);
+    return must_wait(status) ? wait_for(state, self, s, status, deadline) : status;
+}
+
+/* ---- creation ---- */
+
+/* Between the chunks of a large reservation: Ctrl-C ends it. */
+static int
+look_at_signals(void *context)
+{
+    (void)context;
+    PyGILState_STATE gil = PyGILState_Ensure();
+    int status = PyErr_CheckSignals();
+    PyGILState_Release(gil);
+    return status < 0 ? SF_INTERRUPTED : 0;
+}
+
+static int
+create_segment(struct sf_state *state, TopicObject *self, const struct sf_params *make)
+{
+    int status;
+    char *path = self->t.path;
+    uint32_t permissions = self->t.options.permissions;
+    Py_BEGIN_ALLOW_THREADS
+    status = sf_segment_create(path, make, permissions, look_at_signals, NULL);
+    Py_END_ALLOW_THREADS
+    if (status == 0 || PyErr_Occurred()) {
+        return status == 0 ? 0 : -1;
+    }
+    if (status == SF_EXISTS && self->t.options.create != 1) {
+        return 0; /* somebody was quicker: attach to theirs */
+    }
+    struct sf_layout layout;
+    uint64_t wanted = sf_layout_compute(make, &layout) == 0 ? layout.file_len : make->capacity;
+    PyObject *details = Py_BuildValue("{sK sK}", "wanted", (unsigned long long)wanted, "room",
+                                      (unsigned long long)os_cgroup_room());
+    if (details) {
+        sf_raise_with(state, self, status, details);
+        Py_DECREF(details);
+    }
+    return -1;
+}
+
+int
+sf_topic_open_writer(struct sf_state *state, TopicObject *self, uint64_t len)
+{
+    struct sf_topic *t = &self->t;
+    struct sf_params make;
+    /* Each round that loses a race was won by another; a few dozen in a row are none. */
+    for (int round = 0; round < 64; round++) {
+        int status = sf_topic_to_write(t, len, &make);
+        if (status == 0) {
+            return 0;
+        }
+        if (status == SF_NO_SLOT) {
+            PyObject *details = Py_BuildValue("{sI}", "slots", t->options.max_participants);
+            if (details) {
+                sf_raise_with(state, self, status, details);
+                Py_DECREF(details);
+            }
+            return -1;
+        }
+        if (status == SF_RACE) {
+            (void)os_sleep_until(os_now_ns() + 1000000);
+            continue;
+        }
+        if (status != SF_NOT_FOUND || t->options.create == 0) {
+            return sf_raise(state, self, status);
+        }
+        if (create_segment(state, self, &make) < 0 || sf_check_in(state, self) < 0) {
+            return -1;
+        }
+    }
+    return sf_raise(state, self, SF_RACE);
+}
+
+/* ---- write ---- */
+
+/* The payload into its block; releases the GIL for large ones. */
+static int
+fill_block(struct sf_attachment *att, struct sf_source *source, const struct sf_claim *claim)
+{
+    if (source->strided) {
+        return sf_copy_strided(source, sf_send_payload(att, &source->out, claim));
+    }
+    if (source->out.payload_len < SF_RELEASE_LEN) {
+        memcpy(sf_send_payload(att, &source->out, claim), source->out.data,
+               source->out.payload_len);
+        return 0;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    memcpy(sf_send_payload(att, &source->out, claim), source->out.data, source->out.payload_len);
+    Py_END_ALLOW_THREADS
+    return 0;
+}
+
+int
+sf_topic_publish(struct sf_state *state, TopicObject *self, struct sf_attachment *att,
+                 const struct sf_out *out, const struct sf_claim *claim,
+                 const struct sf_deadline *deadline, uint64_t *seq)
+{
+    struct sf_claim copy = *claim;
+    struct step publish = {
+        .kind = STEP_PUBLISH, .att = att, .out = out, .claim = &copy, .seq = seq};
+    return do_step(state, self, &publish, deadline);
+}
+
+/* Claim, copy, publish. 0, a status, or -1. */
+static int
+send_large(struct sf_state *state, TopicObject *self, struct sf_attachment *att,
+           struct sf_source *source, uint64_t block_len, const struct sf_deadline *deadline,
+           uint64_t *seq)
+{
+    struct sf_claim claim;
+    struct step step = {.kind = STEP_CLAIM,
+                        .att = att,
+                        .block_len = block_len,
+                        .claim = &claim,
+                        .lane = SF_LANE_IN_TURN};
+    int status = do_step(state, self, &step, deadline);
+    if (status != 0) {
+        return status;
+    }
+    status = fill_block(att, source, &claim);
+    if (status == 0) {
+        status = sf_topic_publish(state, self, att, &source->out, &claim, deadline, seq);
+    }
+    if (status != 0) {
+        sf_send_drop(att, &claim);
+    }
+    return status;
+}
+
+static int
+send_once(struct sf_state *state, TopicObject *self, struct sf_source *source, uint64_t block_len,
+          const struct sf_deadline *deadline, uint64_t *seq)
+{
+    struct sf_attachment *att = self->t.att;
+    struct step small = {.kind = STEP_SMALL, .att = att, .out = &source->out, .seq = seq};
+    bool is_small = block_len <= SF_SMALL_LEN;
+    int status = is_small ? run_step(&small, SF_TRY) : 0;
+    if (is_small && !must_wait(status)) {
+        return status; /* the hot path: nobody else could run, so no reference was needed */
+    }
+    sf_attachment_ref(att);
+    status = is_small ? wait_for(state, self, &small, status, deadline)
+                      : send_large(state, self, att, source, block_len, deadline, seq);
+    sf_attachment_unref(att);
+    return status;
+}
+
+int
+sf_topic_send(struct sf_state *state, TopicObject *self, struct sf_source *source,
+              const struct sf_deadline *deadline, uint64_t *seq)
+{
+    struct sf_topic *t = &self->t;
+    uint64_t block_len = sf_out_block_len(&source->out);
+    if (source->strided && block_len <= SF_SMALL_LEN && sf_source_pack(source) < 0) {
+        return -1;
+    }
+    for (;;) {
+        /* Also where it does not fit: this may be a generation that was removed. */
+        if ((!(t->att && t->has_written) ||
+             source->out.payload_len > t->att->ring.lay.max_message) &&
+            sf_topic_open_writer(state, self, source->out.payload_len) < 0) {
+            return -1;
+        }
+        if (source->out.payload_len > t->att->ring.lay.max_message) {
+            return sf_raise_too_large(state, self, source->out.payload_len);
+        }
+        int status = send_once(state, self, source, block_len, deadline, seq);
+        if (status == SF_GONE) {
+            if (t->att && (sf_load_acquire(&t->att->ring.header->ended) & SF_UNLINKED) != 0) {
+                sf_topic_leave(t); /* acquire: with the remover's or; write to the next one */
+            }
+            continue;
+        }
+        if (status == SF_BUSY || status == SF_NO_ROOM) {
+            return sf_raise_full(state, self, status, deadline->seconds, source->out.payload_len);
+        }
+        return status == 0 || status == -1 ? status : sf_raise(state, self, status);
+    }
+}
+
+/* meta, timestamp_ns, timeout: the keywords that write and loan share. */
+static int
+parse_circumstances(struct sf_state *state, PyObject **given, struct sf_source *source,
+                    PyObject **meta, struct sf_deadline *deadline)
+{
+    *meta = NULL;
+    if (sf_parse_stamp(given[1], &source->out.stamp_ns) < 0 ||
+        sf_parse_timeout(given[2], deadline) < 0) {
+        return -1;
+    }
+    if (given[0] && given[0] != Py_None) {
+        *meta = PyObject_CallMethod(state->wire, "pack_meta", "O", given[0]);
+        if (!*meta) {
+            return -1;
+        }
+        source->out.meta = PyBytes_AS_STRING(*meta);
+        source->out.meta_len = (uint32_t)PyBytes_GET_SIZE(*meta);
+    }
+    return 0;
+}
+
+static int
+enter_to_write(struct sf_state *state, TopicObject *self, const char *call)
+{
+    int status = sf_topic_enter(&self->t);
+    if (status < 0) {
+        return sf_raise(state, self, status);
+    }
+    if (self->t.options.mode != SF_MODE_RW && self->t.options.mode != SF_MODE_W) {
+        return sf_raise_wrong_mode(state, self, call);
+    }
+    return 0;
+}
+
+PyObject *
+sf_topic_write_method(PyObject *op, PyTypeObject *cls, PyObject *const *args, Py_ssize_t nargs,
+                      PyObject *kwnames)
+{
+    static const char *const names[] = {"", "meta", "timestamp_ns", "timeout"};
+    struct sf_state *state = sf_state_of(cls);
+    TopicObject *self = (TopicObject *)op;
+    PyObject *given[4];
+    if (sf_parse_call("write", args, nargs, kwnames, names, 4, 1, 1, given) < 0 ||
+        enter_to_write(state, self, "write") < 0) {
+        return NULL;
+    }
+    struct sf_source source;
+    if (sf_source_from(state, given[0], &source) < 0) {
+        return NULL;
+    }
+    struct sf_deadline deadline = {.until_ns = UINT64_MAX};
+    PyObject *meta = NULL;
+    uint64_t seq = 0;
+    int status = kwnames ? parse_circumstances(state, given + 1, &source, &meta, &deadline) : 0;
+    if (status == 0) {
+        status = sf_topic_send(state, self, &source, &deadline, &seq);
+    }
+    Py_XDECREF(meta);
+    sf_source_clear(&source);
+    return status < 0 ? NULL : PyLong_FromUnsignedLongLong(seq);
+}
+
+PyObject *
+sf_topic_loan_method(PyObject *op, PyTypeObject *cls, PyObject *const *args, Py_ssize_t nargs,
+                     PyObject *kwnames)
+{
+    static const char *const names[] = {"shape", "dtype", "meta", "timestamp_ns", "timeout"};
+    struct sf_state *state = sf_state_of(cls);
+    TopicObject *self = (TopicObject *)op;
+    PyObject *given[5];
+    if (sf_parse_call("loan", args, nargs, kwnames, names, 5, 2, 1, given) < 0 ||
+        enter_to_write(state, self, "loan") < 0) {
+        return NULL;
+    }
+    struct sf_source source;
+    PyObject *descr = NULL;
+    if (sf_source_plan(state, given[0], given[1], &source, &descr) < 0) {
+        return NULL;
+    }
+    struct sf_deadline deadline = {.until_ns = UINT64_MAX};
+    PyObject *loan = NULL;
+    /* The loan keeps the packed meta where arrays keep their bytes. */
+    if (parse_circumstances(state, given + 2, &source, &source.keep, &deadline) == 0) {
+        loan = sf_loan_new(state, self, &source, descr, &deadline);
+    }
+    sf_source_clear(&source);
+    Py_DECREF(descr);
+    return loan;
+}
+
+PyObject *
+sf_topic_shutdown_method(PyObject *op, PyTypeObject *cls, PyObject *const *args, Py_ssize_t nargs,
+                         PyObject *kwnames)
+{
+    struct sf_state *state = sf_state_of(cls);
+    TopicObject *self = (TopicObject *)op;
+    PyObject *given[1];
+    struct sf_deadline deadline = {.until_ns = UINT64_MAX};
+    if (sf_parse_call("shutdown", args, nargs, kwnames, NULL, 0, 0, 0, given) < 0 ||
+        enter_to_write(state, self, "shutdown") < 0 ||
+        (!self->t.att && sf_topic_open_writer(state, self, 0) < 0)) {
+        return NULL;
+    }
+    struct sf_attachment *att = self->t.att;
+    struct step shutdown = {.kind = STEP_SHUTDOWN, .att = att};
+    sf_attachment_ref(att);
+    int status = do_step(state, self, &shutdown, &deadline);
+    sf_attachment_unref(att);
+    if (status < 0) {
+        if (status != -1) {
+            sf_raise(state, self, status);
+        }
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}

@@ -1,0 +1,92 @@
+"""What the tests of the Python surface share.
+
+Owns: checks that a topic still works and lost nothing; the outcome of a missing facility.
+Does not own: children, names and leak checks (tests/conftest.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+
+import shmflow
+
+
+def missing(what: str) -> NoReturn:
+    """A skip with a reason; under SHMFLOW_CI=1 an error, since CI installs what the tests need."""
+    if os.environ.get("SHMFLOW_CI") == "1":
+        pytest.fail(f"not there, and CI must have it: {what}", pytrace=False)
+    pytest.skip(what)
+
+
+@pytest.fixture(name="missing")
+def missing_fixture() -> Callable[[str], NoReturn]:
+    return missing
+
+
+@pytest.fixture
+def keeps_working(topic_name: str) -> Iterator[Callable[..., Any]]:
+    """``with keeps_working() as topic:`` a topic with messages waiting; at the end of the block
+    exactly these, in order and unchanged, are there, and writing and reading go on."""
+
+    @contextlib.contextmanager
+    def check(**options: Any) -> Iterator[shmflow.Topic]:
+        options = {"capacity": "1 MiB"} | options
+        with shmflow.Topic(topic_name, **options) as topic:
+            waiting = [np.arange(n, dtype="i4") for n in (3, 0, 5000)]
+            for number, array in enumerate(waiting, 1):
+                assert topic.write(array, meta={"number": number}) == number
+            yield topic
+            assert topic.head == len(waiting), "something was published"
+            for number, array in enumerate(waiting, 1):
+                message = topic.read_message(timeout=0)
+                assert (message.seq, message.lost, message.skipped) == (number, 0, 0)
+                assert message.meta == {"number": number}
+                np.testing.assert_array_equal(message.array, array)
+            assert topic.write(b"goes on") == len(waiting) + 1
+            assert bytes(topic.read(timeout=0)) == b"goes on"
+            assert topic.read(timeout=0, default=None) is None
+            del message
+            gc.collect()
+            assert topic.stats().held_bytes == 0
+            topic.unlink()
+
+    yield check
+
+
+class Background(threading.Thread):
+    """A thread whose result, or exception, is had by `outcome()`; it never outlives its test."""
+
+    def __init__(self, call: Callable[..., Any], *args: Any, **kwargs: Any):
+        super().__init__(daemon=True)
+        self.call, self.args, self.kwargs = call, args, kwargs
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.result = self.call(*self.args, **self.kwargs)
+        except BaseException as error:
+            self.error = error
+
+    def outcome(self, timeout: float = 20) -> Any:
+        self.join(timeout)
+        assert not self.is_alive(), "the thread is still at it"
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        result, self.result = self.result, None
+        return result
+
+
+@pytest.fixture
+def background() -> Callable[..., Background]:
+    return Background
