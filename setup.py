@@ -44,6 +44,11 @@ macros = [
     ("NPY_TARGET_VERSION", "NPY_1_25_API_VERSION"),
 ]
 
+instrumented = any(os.environ.get(f"SHMFLOW_{n}") for n in ("DEBUG", "SANITIZE", "COVERAGE"))
+if not instrumented:
+    # The rooms are many and small; this lets the compiler see through their doors.
+    compile_args.append("-flto=auto")
+    link_args += ["-flto=auto", "-O3"]
 if os.environ.get("SHMFLOW_WERROR") == "1":
     compile_args.append("-Werror")
 if os.environ.get("SHMFLOW_DEBUG") == "1":

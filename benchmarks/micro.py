@@ -1,17 +1,17 @@
 """What a message costs inside one process, as ratios to what NumPy costs, taken in one run.
 
-    make bench                                    # or: python benchmarks/micro.py [--json FILE]
+    make bench                          # or: python benchmarks/micro.py [--json FILE]
 
-Owns: the three ratios below. Each round times both sides in turn, so that a machine that slows down
-slows both; the median of the rounds is printed with its spread (quartiles).
+Owns: the three ratios below. Each round times both sides in turn, so that a machine that slows
+down slows both; the median of the rounds is printed with its spread (quartiles).
 
-1. small   write + read of 64 B               against   ndarray.copy() of 64 B
-2. frame   write + read of a 720p frame       against   np.copyto into a plain ring of as many frames
-3. loan    loan + read of 33 MB               against   loan + read of 64 B
+1. small   write + read of 64 B           against   ndarray.copy() of 64 B
+2. frame   write + read of a 720p frame   against   np.copyto into a plain ring of as many frames
+3. loan    loan + read of 33 MB           against   loan + read of 64 B
 
-They are costs of calls, in a warm cache, without another process: what a message takes at least. They
-say nothing about latency between processes. Pin the process (taskset) and keep the machine idle for
-figures that repeat.
+They are costs of calls, in a warm cache, without another process: what a message takes at least.
+They say nothing about latency between processes. Pin the process (taskset) and keep the machine
+idle for figures that repeat.
 """
 
 from __future__ import annotations
@@ -66,8 +66,11 @@ def small(rounds: int) -> tuple[list[float], list[float], list[float]]:
                 write(data)
 
         flow(1000)
-        times = [(per_call(flow, 20000), per_call(plain, 20000), per_call(only_write, 20000))
-                 for _ in range(rounds) if read(latest=True, timeout=0, default=0) is not None]
+        times = [
+            (per_call(flow, 20000), per_call(plain, 20000), per_call(only_write, 20000))
+            for _ in range(rounds)
+            if read(latest=True, timeout=0, default=0) is not None
+        ]
     flows, plains, writes = zip(*times, strict=True)
     return list(flows), list(plains), list(writes)
 
@@ -143,24 +146,42 @@ def main() -> None:
     options = parser.parse_args()
     rounds = max(options.rounds, 3)
 
-    print(f"shmflow {shmflow.__version__}, NumPy {np.__version__}, Python "
-          f"{platform.python_version()}, Linux {platform.release()}, {platform.machine()}")
+    print(
+        f"shmflow {shmflow.__version__}, NumPy {np.__version__}, Python "
+        f"{platform.python_version()}, Linux {platform.release()}, {platform.machine()}"
+    )
     results = {}
     flows, copies, writes = small(rounds)
     results["small"] = ratio(flows, copies)
-    show("64 B write+read : ndarray.copy()", results["small"], *map(statistics.median, (flows, copies)),
-         "<= 1.6")
+    show(
+        "64 B write+read : ndarray.copy()",
+        results["small"],
+        *map(statistics.median, (flows, copies)),
+        "<= 1.6",
+    )
     results["small_write"] = ratio(writes, copies)
-    show("64 B write : ndarray.copy()", results["small_write"],
-         *map(statistics.median, (writes, copies)), "-")
+    show(
+        "64 B write : ndarray.copy()",
+        results["small_write"],
+        *map(statistics.median, (writes, copies)),
+        "-",
+    )
     flows, copies = frame(rounds)
     results["frame"] = ratio(flows, copies)
-    show(f"720p write+read : np.copyto, ring of {DEPTH}", results["frame"],
-         *map(statistics.median, (flows, copies)), "<= 1.15")
+    show(
+        f"720p write+read : np.copyto, ring of {DEPTH}",
+        results["frame"],
+        *map(statistics.median, (flows, copies)),
+        "<= 1.15",
+    )
     large, tiny = loan(rounds)
     results["loan"] = ratio(large, tiny)
-    show("loan+read of 33 MB : of 64 B", results["loan"], *map(statistics.median, (large, tiny)),
-         "<= 1.3")
+    show(
+        "loan+read of 33 MB : of 64 B",
+        results["loan"],
+        *map(statistics.median, (large, tiny)),
+        "<= 1.3",
+    )
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(results, file, indent=2)

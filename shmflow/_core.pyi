@@ -1,6 +1,6 @@
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, final, overload
+from typing import Any, Final, Literal, Self, TypeVar, final, overload
 
 import numpy as np
 from _typeshed import structseq
@@ -14,6 +14,19 @@ _Start = Literal["oldest", "latest", "new"]
 
 @final
 class Stats(structseq[int], tuple[int, int, int, int, int, int, int, int, int, int, int]):
+    __match_args__: Final = (
+        "written",
+        "written_bytes",
+        "writer_waits",
+        "read",
+        "copied",
+        "pinned",
+        "lost",
+        "skipped",
+        "held_bytes",
+        "held_blocks",
+        "lag",
+    )
     @property
     def written(self) -> int: ...
     @property
@@ -42,6 +55,23 @@ class Participant(
     structseq[Any],
     tuple[int, str, str, bool, int, int, int, int, int, int, int, int, int, int, int],
 ):
+    __match_args__: Final = (
+        "pid",
+        "command",
+        "mode",
+        "alive",
+        "attached_ns",
+        "lag",
+        "read",
+        "lost",
+        "skipped",
+        "pinned",
+        "held_bytes",
+        "held_blocks",
+        "written",
+        "written_bytes",
+        "writer_waits",
+    )
     @property
     def pid(self) -> int: ...
     @property

@@ -130,9 +130,7 @@ def full(topic: Topic, status: str, timeout: float, length: int) -> errors.Full:
     """A write ran out of time."""
     text = f"could not write {format_size(length)} to {topic.name!r} within {timeout:g} s: "
     if status == "SF_NO_ROOM":
-        holders = sorted(
-            (p for p in _living(topic) if p.held_bytes), key=lambda p: -p.held_bytes
-        )
+        holders = sorted((p for p in _living(topic) if p.held_bytes), key=lambda p: -p.held_bytes)
         text += "readers hold the rest of the ring, and another writer is using the lane"
         if holders:
             text += "; held by " + ", ".join(
@@ -244,8 +242,9 @@ def error(status: str, number: int, topic: Topic, details: dict[str, Any]) -> Ex
             )
             return errors.NoSpace(errno.ENOMEM, text, path)
         case "SF_BAD_VALUE":
-            return ValueError(f"{quoted}: capacity, depth, max_message or max_participants is "
-                              "out of range")
+            return ValueError(
+                f"{quoted}: capacity, depth, max_message or max_participants is out of range"
+            )
         case "SF_FORMAT":
             text = f"{path} was made by another version of shmflow; restart its writers with this "
             text += f"one, or remove it: shmflow.unlink({name!r})"
@@ -287,9 +286,9 @@ def wrong_mode(topic: Topic, call: str) -> errors.WrongMode:
 
 def restore(
     name: str,
-    mode: str,
+    mode: Any,  # one of the modes, as _core gave it
     identity: bytes,
-    start: str,
+    start: Any,
     max_held: int,
     spin_ns: int,
     permissions: int,

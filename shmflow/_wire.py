@@ -31,7 +31,7 @@ def describe(dtype: np.dtype[Any]) -> bytes:
             "convert first, e.g. array.astype('U16'), array.astype(float), or send bytes"
         )
     try:
-        descr = dtype_to_descr(dtype)
+        descr: Any = dtype_to_descr(dtype)
         text = repr(descr) if not isinstance(descr, str) else descr
         same = parse(text.encode("ascii", "backslashreplace")) == dtype
     except (ValueError, TypeError) as error:
@@ -54,7 +54,7 @@ def parse(wire: bytes) -> np.dtype[Any]:
     """The dtype of a wire form. ValueError if it is none, or one that holds objects."""
     text = wire.decode("ascii")
     try:
-        descr = ast.literal_eval(text) if text.startswith(("[", "(")) else text
+        descr: Any = ast.literal_eval(text) if text.startswith(("[", "(")) else text
         dtype = descr_to_dtype(descr)
     except (ValueError, TypeError, SyntaxError, KeyError, MemoryError, RecursionError) as error:
         raise ValueError(f"not a dtype: {text[:80]!r}") from error
@@ -71,9 +71,11 @@ def pack_meta(meta: object) -> bytes:
         )
     try:
         text = json.dumps(dict(meta), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"meta must consist of JSON values: {error}") from error
-    packed = text.encode("utf-8")
+        packed = text.encode("utf-8")
+    except TypeError as error:
+        raise TypeError(f"meta must consist of JSON values: {error}") from error
+    except (ValueError, RecursionError) as error:  # the former also of text that is no Unicode
+        raise ValueError(f"meta must consist of JSON values: {error}") from error
     if len(packed) > MAX_META:
         raise ValueError(
             f"meta takes {len(packed)} bytes of JSON, at most {MAX_META} travel with a message; "
@@ -126,10 +128,10 @@ def as_array(data: object) -> np.ndarray[Any, Any]:
 
 
 def _from_dlpack(data: object) -> np.ndarray[Any, Any]:
-    if not hasattr(data, "__dlpack__"):
+    if isinstance(data, type) or not hasattr(data, "__dlpack__"):
         raise TypeError(
-            f"cannot write an object of type {type(data).__name__}: write an ndarray, a number, bytes or a "
-            "buffer; numpy.asarray(it) may make one"
+            f"cannot write an object of type {type(data).__name__}: write an ndarray, a number, "
+            "bytes or a buffer; numpy.asarray(it) may make one"
         )
     device = data.__dlpack_device__() if hasattr(data, "__dlpack_device__") else (CPU, 0)
     if device[0] != CPU:
@@ -138,9 +140,11 @@ def _from_dlpack(data: object) -> np.ndarray[Any, Any]:
             f"{int(device[0])}:{int(device[1])}); bring it to the CPU first, e.g. tensor.cpu()"
         )
     try:
-        return np.from_dlpack(data)  # type: ignore[arg-type]
+        return np.from_dlpack(data)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise TypeError(f"cannot read this {type(data).__name__} through DLPack: {error}") from error
+        raise TypeError(
+            f"cannot read this {type(data).__name__} through DLPack: {error}"
+        ) from error
 
 
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kKmMgGtT]?)(i?)[bB]?\s*")

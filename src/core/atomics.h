@@ -51,10 +51,8 @@ void sf_point(const char *file, int line);
     sf_rmw(uint32_t, atomic_fetch_add_explicit((p), (v), memory_order_seq_cst))
 #define sf_add_relaxed64(p, v)                                                                     \
     sf_rmw(uint64_t, atomic_fetch_add_explicit((p), (v), memory_order_relaxed))
-#define sf_or_seq32(p, v)                                                                          \
-    sf_rmw(uint32_t, atomic_fetch_or_explicit((p), (v), memory_order_seq_cst))
-#define sf_or_seq64(p, v)                                                                          \
-    sf_rmw(uint64_t, atomic_fetch_or_explicit((p), (v), memory_order_seq_cst))
+#define sf_or_seq32(p, v) sf_rmw(uint32_t, atomic_fetch_or_explicit((p), (v), memory_order_seq_cst))
+#define sf_or_seq64(p, v) sf_rmw(uint64_t, atomic_fetch_or_explicit((p), (v), memory_order_seq_cst))
 #define sf_and_release64(p, v)                                                                     \
     sf_rmw(uint64_t, atomic_fetch_and_explicit((p), (v), memory_order_release))
 

@@ -45,6 +45,7 @@ struct sf_attachment {
 
     uint32_t slot;  /* SF_NIL for a monitor */
     uint32_t owner; /* its owner word */
+    int cleaned;    /* how many dead participants it cleaned while it attached */
 
     /* Where the reader stands: in its slot, or here for a monitor. Any thread of the process. */
     _Atomic uint64_t *cursor;
@@ -91,7 +92,7 @@ void sf_attachment_unref(struct sf_attachment *att);
  * meant, NULL any. SF_BUSY: it is not in the state that `when` asks for. SF_NOT_FOUND, SF_DENIED. */
 enum sf_when {
     SF_ALWAYS,
-    SF_WHEN_IDLE,    /* nobody is attached */
+    SF_WHEN_IDLE, /* nobody is attached */
     SF_WHEN_FLAGGED, /* an earlier remover died before it took the name away */
 };
 int sf_segment_remove(const char *path, const uint8_t *identity, enum sf_when when);
@@ -181,8 +182,8 @@ uint64_t sf_out_block_len(const struct sf_out *out);
 int sf_send_small(struct sf_attachment *att, const struct sf_out *out, uint64_t until_ns,
                   uint64_t *seq);
 /* The same in three steps, for larger ones. A claim ends with a publish that succeeds, or drop. */
-int sf_send_claim(struct sf_attachment *att, uint64_t block_len, enum sf_lane lane, uint64_t until_ns,
-                  struct sf_claim *claim);
+int sf_send_claim(struct sf_attachment *att, uint64_t block_len, enum sf_lane lane,
+                  uint64_t until_ns, struct sf_claim *claim);
 /* Where the payload goes; writes the prefix before it. Fills page tables. */
 void *sf_send_payload(struct sf_attachment *att, const struct sf_out *out,
                       const struct sf_claim *claim);

@@ -154,7 +154,8 @@ shmflow_write(struct shmflow_topic *topic, const struct shmflow_array *array, in
         out.ndim = 1;
         out.shape = &array->len;
     }
-    out.dtype_len = array->dtype && array->dtype_len ? array->dtype_len : (uint32_t)strlen(out.dtype);
+    out.dtype_len =
+        array->dtype && array->dtype_len ? array->dtype_len : (uint32_t)strlen(out.dtype);
     if (out.ndim > SF_MAX_DIMS || out.dtype_len > SF_MAX_DTYPE || out.meta_len > SF_MAX_META) {
         return SF_BAD_VALUE;
     }

@@ -207,7 +207,7 @@ publish_and_leave(struct sf_attachment *att, const struct sf_out *out, const str
     }
     uint64_t now = out->stamp_ns ? os_realtime_ns() : m.stamp_ns;
     uint64_t next = sf_load_relaxed(&att->next_name_ns); /* a hint */
-    if (now >= next || next - now > 2 * SF_NAME_NS) {    /* the second: the clock was set back */
+    if (now >= next || next - now > 2 * SF_NAME_NS) { /* the second: the clock was set back */
         sf_store_relaxed(&att->next_name_ns, now + SF_NAME_NS); /* as above */
         (void)sf_attachment_is_named(att);
     }
@@ -329,8 +329,8 @@ sf_take_look(struct sf_attachment *att, bool newest, uint64_t *from, struct sf_m
     uint32_t ended = sf_load_seq(&att->ring.header->ended);
     uint64_t cursor = sf_load_relaxed(att->cursor); /* commit settles races between threads */
     *from = cursor;
-    int status = newest ? sf_look_newest(&att->ring, cursor, message)
-                        : sf_look(&att->ring, cursor, message);
+    int status =
+        newest ? sf_look_newest(&att->ring, cursor, message) : sf_look(&att->ring, cursor, message);
     if (status == SF_EMPTY && ended != 0) {
         return (ended & SF_SHUTDOWN) != 0 ? SF_ENDED : SF_GONE;
     }

@@ -213,7 +213,7 @@ uint32_t
 sf_process_epoch(void)
 {
     if (guard && sf_load_relaxed(guard) == 0) { /* wiped: we are a child */
-        sf_store_relaxed(guard, 1);             /* X2 */
+        sf_store_relaxed(guard, 1); /* X2 */
         (void)sf_count_up(&epoch); /* private, as guard */
         /* No handler ran: the inherited stay as they are, forgotten and untouched; the mutex may
          * have been another thread's. */

@@ -57,7 +57,8 @@ sf_layout_compute(const struct sf_params *params, struct sf_layout *out)
     l.desc_len = l.index_len + (uint32_t)held + l.max_participants;
 
     l.participants_off = SF_PAGE;
-    l.groups_off = l.participants_off + (uint64_t)l.max_participants * sizeof(struct sf_participant);
+    l.groups_off =
+        l.participants_off + (uint64_t)l.max_participants * sizeof(struct sf_participant);
     l.index_off = l.groups_off + SF_GROUPS * sizeof(struct sf_group);
     l.descs_off = sf_round_up(l.index_off + (uint64_t)l.index_len * 4, 128);
     l.links_off = l.descs_off + (uint64_t)l.desc_len * sizeof(struct sf_desc);

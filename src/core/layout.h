@@ -137,17 +137,17 @@ struct sf_participant {
 
     /* Writer: this participant only. Readers: stats, monitors; a stale value is a moment's lag. */
     _Alignas(64) _Atomic uint64_t cursor; /* next sequence number to read */
-    _Atomic uint64_t first;               /* where it began: read = cursor-first-lost-skipped */
+    _Atomic uint64_t first; /* where it began: read = cursor-first-lost-skipped */
     _Atomic uint64_t lost, skipped;
-    _Atomic uint64_t pinned;              /* messages handed out as views */
+    _Atomic uint64_t pinned; /* messages handed out as views */
     _Atomic uint64_t held_len, held_blocks;
-    _Atomic uint64_t taking;              /* reserved for groups */
+    _Atomic uint64_t taking; /* reserved for groups */
 
     /* Writer: this participant only, under the writer lock. Readers: stats, monitors. */
     _Alignas(64) _Atomic uint64_t written;
     _Atomic uint64_t written_len;
-    _Atomic uint64_t waits;               /* writes that had to wait for room */
-    _Atomic uint32_t group, policy;       /* reserved for groups and lossless readers */
+    _Atomic uint64_t waits; /* writes that had to wait for room */
+    _Atomic uint32_t group, policy; /* reserved for groups and lossless readers */
     uint8_t pad_writer[32];
 
     _Alignas(64) uint8_t reserved[64];
@@ -169,8 +169,8 @@ struct sf_desc {
     /* From here to the end, holders excepted. Writer: claim and publish under the lock, between
      * eviction of the old and publication of the new. Readers: all, validated by seq (edge F). */
     _Atomic uint32_t kind; /* ndim | order << 8 | dtype_len << 16 */
-    _Atomic uint64_t off;  /* of the block, from the arena's start; multiple of 64 */
-    _Atomic uint64_t len;  /* of the block; multiple of 64; 0 is free */
+    _Atomic uint64_t off; /* of the block, from the arena's start; multiple of 64 */
+    _Atomic uint64_t len; /* of the block; multiple of 64; 0 is free */
     _Atomic uint64_t payload_len;
     /* Writer: each participant its own bit; whoever cleans it. Reader: evict, reap (C, D). */
     _Atomic uint64_t holders[2];

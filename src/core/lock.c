@@ -114,7 +114,8 @@ sf_lock_wait(struct sf_attachment *att, uint64_t until_ns)
             if (sf_probe_dead(att, word)) { /* K4 */
                 continue;
             }
-            if (slept && (word & SF_WAITERS) == 0 && !sf_cas_relaxed(lock, &word, word | SF_WAITERS)) {
+            if (slept && (word & SF_WAITERS) == 0 &&
+                !sf_cas_relaxed(lock, &word, word | SF_WAITERS)) {
                 continue; /* we were woken on behalf of all who sleep: pass it on (K3) */
             }
             return sf_attachment_has_gone(att) ? SF_GONE : SF_BUSY;

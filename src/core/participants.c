@@ -100,6 +100,7 @@ try_slot(struct sf_attachment *att, int fd, uint32_t slot)
     /* Acquire: with clean_slot by another; TAKEN under a free byte is a dead one's. */
     if (sf_load_acquire(&att->ring.slots[slot].state) != SF_SLOT_FREE) {
         clean_slot(&att->ring, slot);
+        att->cleaned++;
     }
     settle_in(att, slot);
     return 0;
@@ -229,8 +230,8 @@ sf_list_living(struct sf_attachment *att, uint8_t *alive)
         /* Acquire: with settle_in's release. */
         if (sf_load_acquire(&att->ring.slots[slot].state) == SF_SLOT_TAKEN) {
             /* A removed topic's bytes cannot be asked for any more: believe what it says. */
-            alive[slot] = slot == att->slot || fd < 0 ||
-                          os_lock_test(fd, SF_LOCK_SLOT + slot, 1) == 1;
+            alive[slot] =
+                slot == att->slot || fd < 0 || os_lock_test(fd, SF_LOCK_SLOT + slot, 1) == 1;
             count += alive[slot];
         }
     }

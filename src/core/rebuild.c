@@ -232,7 +232,7 @@ sf_rebuild_locked(struct sf_ring *ring)
 #define DEMAND(condition)                                                                          \
     do {                                                                                           \
         if (!(condition)) {                                                                        \
-            fprintf(stderr, "shmflow: invariant broken: %s (%s:%d)\n", #condition, __FILE__,        \
+            fprintf(stderr, "shmflow: invariant broken: %s (%s:%d)\n", #condition, __FILE__,       \
                     __LINE__);                                                                     \
             abort();                                                                               \
         }                                                                                          \

@@ -119,10 +119,16 @@ sf_pin_own_claim(struct sf_ring *ring, uint32_t desc, uint32_t slot)
 bool
 sf_retire_locked(struct sf_ring *ring, uint32_t desc, bool in_lane)
 {
+    /* The lane and blocks below the threshold are never pinned; bits on their descriptors are
+     * losers', that clear at once. Then nobody has to see anybody: release, with F's fence, is
+     * enough. The length is ours to read under the lock (G). */
+    if (in_lane || sf_load_relaxed(&ring->descs[desc].len) < ring->lay.threshold) {
+        sf_store_release(&ring->descs[desc].seq, 0);
+        return true;
+    }
     /* C: the store comes first in the total order, then the look at the holders. */
     sf_store_seq(&ring->descs[desc].seq, 0);
-    /* The lane is never pinned; bits on its descriptors are losers' that clear at once. */
-    return in_lane || !sf_is_held(ring, desc);
+    return !sf_is_held(ring, desc);
 }
 
 /* ---- publish ---- */
@@ -239,8 +245,8 @@ check_fields(const struct sf_ring *ring, struct sf_message *m)
     if (m->prefix_len > m->block_len || m->payload_len > m->block_len - m->prefix_len) {
         return SF_BAD_MESSAGE;
     }
-    m->pinnable = m->block_off + m->block_len <= ring->lay.capacity &&
-                  m->payload_len >= ring->lay.threshold;
+    m->pinnable =
+        m->block_off + m->block_len <= ring->lay.capacity && m->payload_len >= ring->lay.threshold;
     return 0;
 }
 

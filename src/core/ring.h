@@ -37,11 +37,11 @@ struct sf_message {
     uint64_t seq;
     uint64_t stamp_ns;
     uint64_t block_off, block_len; /* in the arena */
-    uint64_t prefix_len;           /* dims, dtype and meta that do not fit the descriptor */
+    uint64_t prefix_len; /* dims, dtype and meta that do not fit the descriptor */
     uint64_t payload_len;
     uint64_t shape[SF_INLINE_DIMS]; /* when ndim <= SF_INLINE_DIMS */
     uint64_t dtype[SF_INLINE_DTYPE / 8];
-    uint64_t lost;    /* set by look: how many were gone between the cursor and this one */
+    uint64_t lost; /* set by look: how many were gone between the cursor and this one */
     uint64_t skipped; /* set by look at the newest: how many were still there, passed over */
     uint32_t desc;
     uint32_t writer_pid;
@@ -88,9 +88,9 @@ _Atomic uint64_t *sf_holders_word(const struct sf_ring *ring, uint32_t desc, uin
 /* ---- space.c: room for a block ---- */
 
 enum sf_lane {
-    SF_LANE_NEVER,   /* a loan: its block will be held */
+    SF_LANE_NEVER, /* a loan: its block will be held */
     SF_LANE_IN_TURN, /* a write */
-    SF_LANE_NOW,     /* a write that has waited for a slice: whoever is first may be frozen */
+    SF_LANE_NOW, /* a write that has waited for a slice: whoever is first may be frozen */
 };
 /* Finds and takes `len` bytes; evicts what is in the way.
  * SF_NO_ROOM: wait on `room` and come again (then sf_give_up_turn when giving up). */

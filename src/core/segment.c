@@ -26,7 +26,6 @@
 #define SF_MAX_NAME 200u
 #define SF_RACE_NAP_NS UINT64_C(500000)
 
-
 /* ---- names ---- */
 
 static bool
@@ -342,7 +341,8 @@ attach_once(const char *path, enum sf_attach_as as, struct sf_attachment **out)
         att->max_held = layout.capacity / 4;
         att->pins = calloc(layout.desc_len, sizeof *att->pins);
         att->filled = calloc((layout.capacity + layout.lane_len) / SF_FILL_LEN + 1, 1);
-        status = att->pins && att->filled ? map_segment(att, fd, &layout, as == SF_AS_WRITER) : -ENOMEM;
+        status =
+            att->pins && att->filled ? map_segment(att, fd, &layout, as == SF_AS_WRITER) : -ENOMEM;
     }
     if (fd >= 0) {
         (void)os_file_close(fd);
@@ -363,7 +363,7 @@ attach_once(const char *path, enum sf_attach_as as, struct sf_attachment **out)
         return SF_RACE;
     }
     if (!att->monitor) {
-        (void)sf_clean_dead(att);
+        att->cleaned += sf_clean_dead(att);
     }
     *out = att;
     return 0;

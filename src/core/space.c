@@ -7,10 +7,12 @@
  * Two areas, main and lane. In each, live blocks form a list in address order. A claim looks
  *   1. at the gap at main's start: with a bounded depth it is what was freed longest ago, and
  *      using the same memory again and again keeps it in the caches;
- *   2. from the cursor (behind the block placed last) for the first run of adjacent gaps and
- *      passable blocks that is long enough, one lap; only then it evicts what is in the run,
- *      and everything older, so that history stays contiguous;
- *   3. in the lane, by the same two steps. Nobody pins the lane, so only a claim that is being
+ *   2. with a depth that was asked for, from the cursor (behind the block placed last) for a gap,
+ *      a few dozen blocks far;
+ *   3. from the cursor for the first run of adjacent gaps and passable blocks that is long
+ *      enough, one lap; only then it evicts what is in the run, and everything older, so that
+ *      history stays contiguous;
+ *   4. in the lane, by the same steps. Nobody pins the lane, so only a claim that is being
  *      written now can be in the way: wait for that one.
  * Passable: published and not held; retired and let go of; discarded; claimed by a dead owner.
  *
@@ -28,6 +30,8 @@
 #include "core/ring.h"
 
 enum { MAIN = 0, LANE = 1 };
+
+#define SF_GAP_STEPS 64u
 
 struct run {
     uint64_t off;     /* where the block would go */
@@ -108,7 +112,8 @@ sf_owner_lives(const struct sf_ring *ring, uint32_t owner)
 static void
 insert_after(struct sf_ring *ring, int area, uint32_t prev, uint32_t desc)
 {
-    _Atomic uint32_t *before = prev == SF_NIL ? &ring->header->first[area] : &ring->links[prev].next;
+    _Atomic uint32_t *before =
+        prev == SF_NIL ? &ring->header->first[area] : &ring->links[prev].next;
     uint32_t next = get(ring, before);
     set(&ring->links[desc].prev, prev);
     set(&ring->links[desc].next, next);
@@ -222,9 +227,10 @@ fits_at_start(struct sf_ring *ring, int area, uint64_t len)
     return false;
 }
 
-/* Step 2. Leaves ring->anchor at the block before the run. */
+/* Step 2, and with `evicting` step 3. Leaves ring->anchor at the block before the run. */
 static bool
-find_run(struct sf_ring *ring, int area, uint64_t len, struct run *run)
+find_run(struct sf_ring *ring, int area, uint64_t len, bool evicting, uint32_t most_steps,
+         struct run *run)
 {
     uint32_t desc = get(ring, &ring->header->cursor[area]);
     bool wrapped = desc == SF_NIL;
@@ -232,7 +238,7 @@ find_run(struct sf_ring *ring, int area, uint64_t len, struct run *run)
     ring->anchor = desc;
     run->newest = 0;
     desc = after(ring, area, desc);
-    for (uint32_t steps = 0; steps <= 2 * ring->lay.desc_len + 2 && !ring->corrupt; steps++) {
+    for (uint32_t steps = 0; steps <= most_steps && !ring->corrupt; steps++) {
         uint64_t high = desc == SF_NIL ? area_end(ring, area) : block_off(ring, desc);
         if (high < low) {
             ring->corrupt = true;
@@ -256,7 +262,7 @@ find_run(struct sf_ring *ring, int area, uint64_t len, struct run *run)
             continue;
         }
         uint64_t seq;
-        if (is_passable(ring, area, desc, &seq)) {
+        if (is_passable(ring, area, desc, &seq) && (evicting || seq == 0)) {
             run->newest = seq > run->newest ? seq : run->newest;
         }
         else {
@@ -306,10 +312,17 @@ find_room(struct sf_ring *ring, int area, uint64_t len, uint64_t *off)
         *off = area_start(ring, area);
         return true;
     }
-    /* A lost race retires a message, so the rounds are bounded by what was retained. */
     struct run run;
+    /* Where the user has said how many messages to keep, gaps come before eviction; there are
+     * few blocks then, and the walk is short. */
+    if (ring->lay.asked_depth != 0 && find_run(ring, area, len, false, SF_GAP_STEPS, &run) &&
+        clear_run(ring, area, len, &run)) {
+        *off = run.off;
+        return true;
+    }
+    /* A lost race retires a message, so the rounds are bounded by what was retained. */
     for (uint32_t round = 0; round <= ring->lay.desc_len && !ring->corrupt; round++) {
-        if (!find_run(ring, area, len, &run)) {
+        if (!find_run(ring, area, len, true, 2 * ring->lay.desc_len + 2, &run)) {
             return false;
         }
         if (clear_run(ring, area, len, &run)) {
@@ -424,5 +437,9 @@ sf_claim_locked(struct sf_ring *ring, uint32_t owner, uint64_t len, enum sf_lane
     insert_after(ring, area, ring->anchor, desc);
     set(&ring->header->cursor[area], desc);
     *claim = (struct sf_claim){.off = off, .len = len, .desc = desc, .in_lane = area == LANE};
-    return ring->corrupt ? SF_CORRUPT : 0;
+    if (ring->corrupt) {
+        sf_store_relaxed(&d->owner, 0); /* nobody's: the rebuild that follows frees it */
+        return SF_CORRUPT;
+    }
+    return 0;
 }

@@ -120,7 +120,8 @@ sf_wait_message(struct sf_attachment *att, uint64_t cursor, uint64_t until_ns, i
     if (has_news(att, cursor, closed)) {
         return 0;
     }
-    uint64_t budget = spin_ns >= 0 ? (uint64_t)spin_ns : sf_load_relaxed(&att->spin_ns); /* a hint */
+    uint64_t budget =
+        spin_ns >= 0 ? (uint64_t)spin_ns : sf_load_relaxed(&att->spin_ns); /* a hint */
     bool paid = spin(att, cursor, budget, until_ns, closed);
     learn(att, paid);
     if (paid) {
@@ -142,8 +143,8 @@ sf_wait_message(struct sf_attachment *att, uint64_t cursor, uint64_t until_ns, i
     if (status == SF_EMPTY && has_news(att, cursor, closed)) {
         return 0;
     }
+    /* A name can go without a word: `rm`, or a remover that was killed. A hint, relaxed. */
     if (status == SF_EMPTY && os_now_ns() >= sf_load_relaxed(&att->next_look_ns)) {
-        /* A name can go without a word: `rm`, or a remover that was killed. A hint, relaxed. */
         sf_store_relaxed(&att->next_look_ns, os_now_ns() + SF_SLICE_NS / 2);
         if (!sf_attachment_is_named(att)) {
             return 0;

@@ -49,8 +49,8 @@ os_map_private(size_t len, void **out)
 int
 os_map_void(void *at, size_t len)
 {
-    void *got = mmap(at, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE,
-                     -1, 0);
+    void *got =
+        mmap(at, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
     return got == MAP_FAILED ? -errno : 0;
 }
 

@@ -75,8 +75,8 @@ int
 os_futex_wait(_Atomic uint32_t *word, uint32_t expected, uint64_t until_ns)
 {
     struct timespec until = to_timespec(until_ns);
-    long status = syscall(SYS_futex, word, FUTEX_WAIT_BITSET, expected, &until, NULL,
-                          FUTEX_BITSET_MATCH_ANY);
+    long status =
+        syscall(SYS_futex, word, FUTEX_WAIT_BITSET, expected, &until, NULL, FUTEX_BITSET_MATCH_ANY);
     return status < 0 ? -errno : 0;
 }
 

@@ -165,8 +165,8 @@ sf_shape_fits(PyObject *descr, const struct sf_message *m, const uint64_t *shape
     for (uint32_t i = 0; i < m->ndim; i++) {
         uint64_t dim = shape[i];
         /* Also without the zeros: NumPy wants the product of the others to fit as well. */
-        if (dim > SF_MAX_CAPACITY ||
-            __builtin_mul_overflow(nonzero, dim ? dim : 1, &nonzero) || nonzero > INT64_MAX) {
+        if (dim > SF_MAX_CAPACITY || __builtin_mul_overflow(nonzero, dim ? dim : 1, &nonzero) ||
+            nonzero > INT64_MAX) {
             return false;
         }
         len *= dim;
@@ -240,7 +240,7 @@ sf_source_from(struct sf_state *state, PyObject *data, struct sf_source *source)
         source->keep = Py_NewRef(data);
     }
     else {
-        source->keep = PyObject_CallMethod(state->wire, "as_array", "O", data);
+        source->keep = PyObject_CallMethod(state->wire, "as_array", "(O)", data);
         if (source->keep && !PyArray_Check(source->keep)) {
             PyErr_SetString(PyExc_SystemError, "as_array() gave no array");
             Py_CLEAR(source->keep);

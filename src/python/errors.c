@@ -42,17 +42,18 @@ mismatch_details(const struct sf_topic *t)
 {
     return Py_BuildValue("{sK sK sK sK sK sK}", "asked_capacity", t->options.capacity,
                          "asked_depth", t->options.depth, "asked_max_message",
-                         t->options.max_message, "found_capacity", t->found.capacity,
-                         "found_depth", t->found.asked_depth, "found_max_message",
-                         t->found.max_message);
+                         t->options.max_message, "found_capacity", t->found.capacity, "found_depth",
+                         t->found.asked_depth, "found_max_message", t->found.max_message);
 }
 
 int
 sf_raise(struct sf_state *state, TopicObject *topic, int status)
 {
     PyObject *details = NULL;
-    if (status == SF_MISMATCH) {
-        details = mismatch_details(&topic->t);
+    if (status == SF_MISMATCH || status == SF_NO_SLOT) {
+        details = status == SF_MISMATCH
+                      ? mismatch_details(&topic->t)
+                      : Py_BuildValue("{sI}", "slots", topic->t.found.max_participants);
         if (!details) {
             return -1;
         }

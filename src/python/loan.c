@@ -186,7 +186,8 @@ static PyObject *
 loan_publish(PyObject *op, PyObject *Py_UNUSED(unused))
 {
     LoanObject *loan = (LoanObject *)op;
-    return publish(sf_state_of(Py_TYPE(op)), loan) < 0 ? NULL : PyLong_FromUnsignedLongLong(loan->seq);
+    return publish(sf_state_of(Py_TYPE(op)), loan) < 0 ? NULL
+                                                       : PyLong_FromUnsignedLongLong(loan->seq);
 }
 
 static PyObject *
@@ -272,26 +273,29 @@ loan_dealloc(PyObject *op)
     Py_DECREF(type);
 }
 
-PyDoc_STRVAR(loan_doc,
-             "An array that will be a message; made by Topic.loan().\n"
-             "\n"
-             "    with topic.loan((720, 1280, 3), \"uint8\") as a:\n"
-             "        camera.read(a)\n"
-             "\n"
-             "At the end of the block it is published, without a copy; an exception discards it.\n"
-             "The array is writable until then and read-only after; its bytes are not initialised.");
+PyDoc_STRVAR(
+    loan_doc,
+    "An array that will be a message; made by Topic.loan().\n"
+    "\n"
+    "    with topic.loan((720, 1280, 3), \"uint8\") as a:\n"
+    "        camera.read(a)\n"
+    "\n"
+    "At the end of the block it is published, without a copy; an exception discards it.\n"
+    "The array is writable until then and read-only after; its bytes are not initialised.");
 
-PyDoc_STRVAR(publish_doc,
-             "publish($self, /)\n--\n\n"
-             "Make it the topic's next message; returns its number.\n"
-             "\n"
-             "The array turns read-only. Waits for the writer lock for at most the loan's timeout.\n"
-             "Raises Full, Closed; ValueError when the loan has ended already. A loan that raised\n"
-             "here is discarded.");
+PyDoc_STRVAR(
+    publish_doc,
+    "publish($self, /)\n--\n\n"
+    "Make it the topic's next message; returns its number.\n"
+    "\n"
+    "The array turns read-only. Waits for the writer lock for at most the loan's timeout.\n"
+    "Raises Full, Closed; ValueError when the loan has ended already. A loan that raised\n"
+    "here is discarded.");
 
-PyDoc_STRVAR(discard_doc, "discard($self, /)\n--\n\n"
-                          "Drop it: no message comes of it. Its memory is free again when its last\n"
-                          "array is gone. Never blocks; does nothing to a loan that has ended.");
+PyDoc_STRVAR(discard_doc,
+             "discard($self, /)\n--\n\n"
+             "Drop it: no message comes of it. Its memory is free again when its last\n"
+             "array is gone. Never blocks; does nothing to a loan that has ended.");
 
 static PyMethodDef loan_methods[] = {
     {"publish", loan_publish, METH_NOARGS, publish_doc},
@@ -313,9 +317,12 @@ static PyGetSetDef loan_getset[] = {
 };
 
 static PyType_Slot loan_slots[] = {
-    {Py_tp_doc, (void *)loan_doc},       {Py_tp_dealloc, loan_dealloc},
-    {Py_tp_traverse, loan_traverse},     {Py_tp_clear, loan_clear},
-    {Py_tp_methods, loan_methods},       {Py_tp_getset, loan_getset},
+    {Py_tp_doc, (void *)loan_doc},
+    {Py_tp_dealloc, loan_dealloc},
+    {Py_tp_traverse, loan_traverse},
+    {Py_tp_clear, loan_clear},
+    {Py_tp_methods, loan_methods},
+    {Py_tp_getset, loan_getset},
     {0, NULL},
 };
 

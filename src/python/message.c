@@ -119,19 +119,16 @@ static PyGetSetDef message_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-PyDoc_STRVAR(message_doc, "What read_message() and messages() give: an array and its circumstances.\n"
-                          "\n"
-                          "Fields: array, seq, timestamp_ns, meta, lost, skipped, writer. Frozen.");
+PyDoc_STRVAR(message_doc,
+             "What read_message() and messages() give: an array and its circumstances.\n"
+             "\n"
+             "Fields: array, seq, timestamp_ns, meta, lost, skipped, writer. Frozen.");
 
 static PyType_Slot message_slots[] = {
-    {Py_tp_doc, (void *)message_doc},
-    {Py_tp_dealloc, message_dealloc},
-    {Py_tp_traverse, message_traverse},
-    {Py_tp_clear, message_clear},
-    {Py_tp_repr, message_repr},
-    {Py_tp_members, message_members},
-    {Py_tp_getset, message_getset},
-    {0, NULL},
+    {Py_tp_doc, (void *)message_doc},   {Py_tp_dealloc, message_dealloc},
+    {Py_tp_traverse, message_traverse}, {Py_tp_clear, message_clear},
+    {Py_tp_repr, message_repr},         {Py_tp_members, message_members},
+    {Py_tp_getset, message_getset},     {0, NULL},
 };
 
 PyType_Spec sf_message_spec = {

@@ -7,13 +7,14 @@
  *   I1  One module object per interpreter owns one sf_state; types find it by their module.
  *   I2  Subinterpreters are not supported, as NumPy's are not.
  *
- * Globals: every mutable object with static storage in src/, and why it is one.
+ * Every mutable object with static storage in src/, and why it is one.
+ * Globals:
  *   registry: core/fork.c, attachments of this process; fork handlers get no argument
  *   epoch, guard, trouble: core/fork.c, whether this process is a fork of the one that attached
  *   setup_status, setup_once: core/fork.c, the once-per-process setup of the above
  *   stats_desc, stats_fields, participant_desc, participant_fields: python/topic_facts.c, written
  *     by nobody; CPython's API takes them as non-const
- *   sf_topic_getset: python/topic_facts.c, likewise
+ *   names: python/topic_type.c, likewise (PyArg_ParseTupleAndKeywords)
  *   PyArray_API, PyArray_RUNTIME_VERSION: python/arrays.c, NumPy's import_array fills them
  *
  * A crash here leaves: nothing.
@@ -88,7 +89,7 @@ clean_topic(PyObject *Py_UNUSED(module), PyObject *args)
     if (status < 0) {
         return PyLong_FromLong(0);
     }
-    int cleaned = sf_clean_dead(att);
+    int cleaned = att->cleaned; /* attaching is what cleans */
     sf_attachment_unref(att);
     return PyLong_FromLong(cleaned);
 }
@@ -110,12 +111,9 @@ identity(PyObject *Py_UNUSED(module), PyObject *arg)
 }
 
 static PyMethodDef module_methods[] = {
-    {"_at_exit", at_exit, METH_NOARGS, NULL},
-    {"_remove", remove_topic, METH_VARARGS, NULL},
-    {"_peek", peek, METH_VARARGS, NULL},
-    {"_clean", clean_topic, METH_VARARGS, NULL},
-    {"_identity", identity, METH_O, NULL},
-    {NULL, NULL, 0, NULL},
+    {"_at_exit", at_exit, METH_NOARGS, NULL}, {"_remove", remove_topic, METH_VARARGS, NULL},
+    {"_peek", peek, METH_VARARGS, NULL},      {"_clean", clean_topic, METH_VARARGS, NULL},
+    {"_identity", identity, METH_O, NULL},    {NULL, NULL, 0, NULL},
 };
 
 /* ---- setup ---- */
@@ -235,14 +233,10 @@ static PyModuleDef_Slot module_slots[] = {
 PyDoc_STRVAR(module_doc, "The native core of shmflow; use the package's names.");
 
 static struct PyModuleDef core_module = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "shmflow._core",
-    .m_doc = module_doc,
-    .m_size = sizeof(struct sf_state),
-    .m_methods = module_methods,
-    .m_slots = module_slots,
-    .m_traverse = module_traverse,
-    .m_clear = module_clear,
+    PyModuleDef_HEAD_INIT,         .m_name = "shmflow._core",
+    .m_doc = module_doc,           .m_size = sizeof(struct sf_state),
+    .m_methods = module_methods,   .m_slots = module_slots,
+    .m_traverse = module_traverse, .m_clear = module_clear,
     .m_free = module_free,
 };
 

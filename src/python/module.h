@@ -120,8 +120,8 @@ int sf_copy_strided(struct sf_source *source, void *at);
 int sf_source_pack(struct sf_source *source);
 
 /* An array over `at` that keeps `base` alive, or with memory of its own (at NULL). */
-PyObject *sf_array_over(PyObject *descr, uint32_t ndim, const uint64_t *shape, bool fortran, void *at,
-                        PyObject *base, bool writable);
+PyObject *sf_array_over(PyObject *descr, uint32_t ndim, const uint64_t *shape, bool fortran,
+                        void *at, PyObject *base, bool writable);
 void *sf_array_data(PyObject *array);
 void sf_array_freeze(PyObject *array);
 /* dtype and shape of a message from its description; checks that they give payload_len. `prefix`
@@ -135,7 +135,8 @@ PyObject *sf_message_dtype_cached(const struct sf_state *state, const struct sf_
 /* Y1: do dtype and shape give the payload's length? */
 bool sf_shape_fits(PyObject *descr, const struct sf_message *message, const uint64_t *shape);
 /* Does `out` match? 0, or -1 with an exception. */
-int sf_check_out(PyObject *out, PyObject *descr, uint32_t ndim, const uint64_t *shape, bool fortran);
+int sf_check_out(PyObject *out, PyObject *descr, uint32_t ndim, const uint64_t *shape,
+                 bool fortran);
 bool sf_is_array(PyObject *object);
 
 /* ---- the types ---- */

@@ -36,7 +36,8 @@ PyDoc_STRVAR(
     "start: where a reader begins: 'oldest' retained, 'latest' (the newest one first), 'new'.\n"
     "max_held: bytes of views this Topic may hold before read() copies; None: a quarter of the\n"
     "    capacity, at least one message.\n"
-    "create: None: a writer makes the topic at its first write, or now with a capacity. True: make\n"
+    "create: None: a writer makes the topic at its first write, or now with a capacity. True: "
+    "make\n"
     "    it now, TopicExists if it is there. False: it must be there now.\n"
     "replace: True ends what is there; readers follow to the new generation.\n"
     "temporary: the topic goes when its last participant does; else it stays until unlink().\n"
@@ -102,13 +103,12 @@ PyDoc_STRVAR(
     "read_message($self, timeout=None, *, latest=False, copy=False, out=None, default=...)\n--\n\n"
     "Like read(), but gives a Message: array, seq, timestamp_ns, meta, lost, skipped, writer.");
 
-PyDoc_STRVAR(
-    messages_doc,
-    "messages($self, *, latest=False, copy=False, timeout=None)\n--\n\n"
-    "An iterator of Message objects, as read_message() gives them.\n"
-    "\n"
-    "Ends when the stream was shut down and is drained, or this Topic is closed. Raises Empty when\n"
-    "no message comes for timeout seconds (None: waits for ever).");
+PyDoc_STRVAR(messages_doc, "messages($self, *, latest=False, copy=False, timeout=None)\n--\n\n"
+                           "An iterator of Message objects, as read_message() gives them.\n"
+                           "\n"
+                           "Ends when the stream was shut down and is drained, or this Topic is "
+                           "closed. Raises Empty when\n"
+                           "no message comes for timeout seconds (None: waits for ever).");
 
 PyDoc_STRVAR(
     stats_doc,

@@ -16,7 +16,7 @@ static PyStructSequence_Field stats_fields[] = {
     {"written", "messages written through this Topic"},
     {"written_bytes", "bytes of their payloads"},
     {"writer_waits", "writes that had to wait for room"},
-    {"read", "messages read"},
+    {"read", "messages that were read"},
     {"copied", "messages read that were copied: small, from the lane, or asked for"},
     {"pinned", "messages read as views, without a copy"},
     {"lost", "messages evicted before this Topic came to them"},
@@ -41,13 +41,13 @@ static PyStructSequence_Field participant_fields[] = {
     {"alive", "whether the kernel still holds its lock"},
     {"attached_ns", "when it attached: ns since 1970"},
     {"lag", "messages it has yet to read; 0 for one that does not read"},
-    {"read", "messages read"},
+    {"read", "messages that were read"},
     {"lost", "messages evicted before it came to them"},
     {"skipped", "messages passed over by latest=True"},
     {"pinned", "messages it got as views"},
     {"held_bytes", "bytes of the ring that its arrays hold"},
     {"held_blocks", "how many messages those are"},
-    {"written", "messages written"},
+    {"written", "messages that it wrote"},
     {"written_bytes", "bytes of their payloads"},
     {"writer_waits", "writes that had to wait for room"},
     {NULL, NULL},
@@ -130,9 +130,9 @@ sf_topic_stats_method(PyObject *op, PyObject *Py_UNUSED(unused))
     }
     uint64_t read = self->t.options.mode == SF_MODE_MONITOR ? self->copied : t.read;
     PyObject *items[] = {
-        number(t.written), number(t.written_len),  number(t.waits),    number(read),
-        number(self->copied), number(t.pinned),    number(t.lost),     number(t.skipped),
-        number(t.held_len), number(t.held_blocks), number(lag),
+        number(t.written),    number(t.written_len), number(t.waits), number(read),
+        number(self->copied), number(t.pinned),      number(t.lost),  number(t.skipped),
+        number(t.held_len),   number(t.held_blocks), number(lag),
     };
     return make_record(state->stats_type, items, Py_ARRAY_LENGTH(items));
 }
@@ -299,7 +299,8 @@ static PyObject *
 get_ended(PyObject *op, void *Py_UNUSED(closure))
 {
     struct sf_attachment *att = ask((TopicObject *)op);
-    bool ended = att && (sf_load_acquire(&att->ring.header->ended) & SF_SHUTDOWN) != 0; /* shutdown */
+    bool ended =
+        att && (sf_load_acquire(&att->ring.header->ended) & SF_SHUTDOWN) != 0; /* shutdown */
     if (att) {
         sf_attachment_unref(att);
     }
@@ -359,9 +360,9 @@ get_readers(PyObject *op, void *Py_UNUSED(closure))
 }
 
 PyGetSetDef sf_topic_getset[] = {
-    {"name", get_name, NULL, PyDoc_STR("The topic's name."), NULL},
+    {"name", get_name, NULL, PyDoc_STR("The topic's name, as it was given."), NULL},
     {"mode", get_mode, NULL, PyDoc_STR("'rw', 'r', 'w' or 'monitor', as opened."), NULL},
-    {"closed", get_closed, NULL, PyDoc_STR("True after close()."), NULL},
+    {"closed", get_closed, NULL, PyDoc_STR("True after close() of this Topic."), NULL},
     {"ended", get_ended, NULL, PyDoc_STR("True if a participant has called shutdown()."), NULL},
     {"generation", get_generation, NULL,
      PyDoc_STR("How many generations this Topic has been attached to; 0: none yet."), NULL},

@@ -263,8 +263,8 @@ wait_for_message(struct sf_state *state, TopicObject *self, const struct sf_dead
     }
     sf_attachment_ref(att);
     Py_BEGIN_ALLOW_THREADS
-    status = sf_wait_message(att, seq, deadline->until_ns, self->t.options.spin_ns,
-                             &self->t.closed);
+    status =
+        sf_wait_message(att, seq, deadline->until_ns, self->t.options.spin_ns, &self->t.closed);
     Py_END_ALLOW_THREADS
     sf_attachment_unref(att);
     if (sf_check_in(state, self) < 0) {
@@ -297,7 +297,8 @@ wait_for_topic(struct sf_state *state, TopicObject *self, const struct sf_deadli
     struct os_file_info info;
     char *path = self->t.path; /* constant; self is kept by the caller */
     Py_BEGIN_ALLOW_THREADS
-    uint64_t slice = now + SF_SLICE_NS < deadline->until_ns ? now + SF_SLICE_NS : deadline->until_ns;
+    uint64_t slice =
+        now + SF_SLICE_NS < deadline->until_ns ? now + SF_SLICE_NS : deadline->until_ns;
     uint64_t nap = SF_NAP_MIN_NS;
     while (now < slice && os_path_info(path, &info) < 0 && sf_load_relaxed(&self->t.closed) == 0) {
         uint64_t next = now + nap < slice ? now + nap : slice;

@@ -147,10 +147,10 @@ static int
 parse_options(struct sf_state *state, PyObject *args, PyObject *kwargs, const char **name,
               Py_ssize_t *name_len, struct sf_options *o, bool *now)
 {
-    static char *names[] = {"name",      "mode",        "capacity",         "max_message",
-                            "depth",     "start",       "max_held",         "create",
-                            "replace",   "temporary",   "allow_lossless",   "permissions",
-                            "max_participants", "spin", NULL};
+    static char *names[] = {
+        "name",           "mode",        "capacity",         "max_message", "depth",
+        "start",          "max_held",    "create",           "replace",     "temporary",
+        "allow_lossless", "permissions", "max_participants", "spin",        NULL};
     PyObject *mode = NULL, *start = NULL, *capacity = Py_None, *max_message = Py_None;
     PyObject *depth = Py_None, *max_held = Py_None, *create = Py_None, *spin = Py_None;
     PyObject *participants = Py_None;
@@ -254,8 +254,8 @@ topic_init(PyObject *op, PyObject *args, PyObject *kwargs)
         name = unique;
         name_len = (Py_ssize_t)strlen(name);
     }
-    int status = (size_t)name_len == strlen(name) ? sf_topic_init(&self->t, name, &options)
-                                                  : SF_BAD_NAME;
+    int status =
+        (size_t)name_len == strlen(name) ? sf_topic_init(&self->t, name, &options) : SF_BAD_NAME;
     if (status == SF_BAD_NAME) {
         PyObject *text = PyUnicode_DecodeUTF8(name, name_len, "replace");
         PyObject *error = text ? PyObject_CallMethod(state->texts, "bad_name", "O", text) : NULL;

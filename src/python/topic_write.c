@@ -140,14 +140,6 @@ sf_topic_open_writer(struct sf_state *state, TopicObject *self, uint64_t len)
         if (status == 0) {
             return 0;
         }
-        if (status == SF_NO_SLOT) {
-            PyObject *details = Py_BuildValue("{sI}", "slots", t->options.max_participants);
-            if (details) {
-                sf_raise_with(state, self, status, details);
-                Py_DECREF(details);
-            }
-            return -1;
-        }
         if (status == SF_RACE) {
             (void)os_sleep_until(os_now_ns() + 1000000);
             continue;
@@ -281,7 +273,7 @@ parse_circumstances(struct sf_state *state, PyObject **given, struct sf_source *
         return -1;
     }
     if (given[0] && given[0] != Py_None) {
-        *meta = PyObject_CallMethod(state->wire, "pack_meta", "O", given[0]);
+        *meta = PyObject_CallMethod(state->wire, "pack_meta", "(O)", given[0]);
         if (!*meta) {
             return -1;
         }
@@ -311,8 +303,9 @@ sf_topic_write_method(PyObject *op, PyTypeObject *cls, PyObject *const *args, Py
     static const char *const names[] = {"", "meta", "timestamp_ns", "timeout"};
     struct sf_state *state = sf_state_of(cls);
     TopicObject *self = (TopicObject *)op;
-    PyObject *given[4];
-    if (sf_parse_call("write", args, nargs, kwnames, names, 4, 1, 1, given) < 0 ||
+    PyObject *given[4] = {nargs == 1 ? args[0] : NULL};
+    if (((kwnames || nargs != 1) &&
+         sf_parse_call("write", args, nargs, kwnames, names, 4, 1, 1, given) < 0) ||
         enter_to_write(state, self, "write") < 0) {
         return NULL;
     }

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import struct
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -90,3 +92,25 @@ class Background(threading.Thread):
 @pytest.fixture
 def background() -> Callable[..., Background]:
     return Background
+
+
+# Where things lie in a segment: src/core/layout.h.
+LOCK_OFF, PARTICIPANTS_OFF, PARTICIPANT_LEN = 320, 4096, 256
+
+
+@pytest.fixture
+def hold_lock(shm_dir: Path) -> Callable[..., None]:
+    """``hold_lock(name, slot)``: as if that participant had stopped inside the critical section.
+    ``slot=None`` lets go. Participants get slots from 0 on, in the order in which they attach."""
+
+    def hold(name: str, slot: int | None) -> None:
+        with open(shm_dir / f"shmflow.{name}", "r+b", buffering=0) as file:
+            word = 0
+            if slot is not None:
+                file.seek(PARTICIPANTS_OFF + slot * PARTICIPANT_LEN)
+                (generation,) = struct.unpack("=I", file.read(4))
+                word = (generation & 0xFFFFF) << 11 | (slot + 1)
+            file.seek(LOCK_OFF)
+            file.write(struct.pack("=I", word))
+
+    return hold

@@ -51,6 +51,8 @@ CANNOT_TRAVEL: dict[str, tuple[Any, str]] = {
     "empty str": ("", r"encode\(\)"),
     "list": ([1, 2, 3], r"numpy\.asarray"),
     "tuple": ((1.0, 2.0), r"numpy\.asarray"),
+    "tuple of one array": ((np.zeros(3),), r"numpy\.asarray"),
+    "empty tuple": ((), r"numpy\.asarray"),
     "dict": ({"a": 1}, r"numpy\.asarray"),
     "set": ({1}, r"numpy\.asarray"),
     "None": (None, r"None is no message"),
@@ -122,6 +124,8 @@ def test_message_larger_than_max_message_is_refused(keeps_working: Working) -> N
 BAD_META: list[tuple[Any, type[Exception]]] = [
     ([1], TypeError),
     ("text", TypeError),
+    (({"a": 1},), TypeError),
+    ((), TypeError),
     (5, TypeError),
     ({"a": object()}, TypeError),
     ({"a": {1, 2}}, TypeError),
@@ -146,7 +150,7 @@ def test_bad_meta_is_refused(keeps_working: Working) -> None:
                 topic.write(b"x", meta=meta)
             with pytest.raises(error, match="meta"):
                 topic.loan(5, meta=meta)
-        with pytest.raises((ValueError, RecursionError)):
+        with pytest.raises(ValueError, match="meta"):
             topic.write(b"x", meta=deep)
     while deep:  # or its deallocation recurses
         deep = deep["d"]
@@ -155,8 +159,10 @@ def test_bad_meta_is_refused(keeps_working: Working) -> None:
 @pytest.mark.parametrize("stamp", [0, -1, 2**63, 1.5, "now"])
 def test_bad_timestamp_is_refused(keeps_working: Working, stamp: Any) -> None:
     with keeps_working() as topic:
-        for call in (lambda: topic.write(b"x", timestamp_ns=stamp),
-                     lambda: topic.loan(5, timestamp_ns=stamp)):
+        for call in (
+            lambda: topic.write(b"x", timestamp_ns=stamp),
+            lambda: topic.loan(5, timestamp_ns=stamp),
+        ):
             with pytest.raises((ValueError, TypeError, OverflowError)):
                 call()
 
@@ -263,7 +269,6 @@ def test_out_that_does_not_fit_consumes_nothing(topic_name: str, count: int) -> 
             topic.read(timeout=0, out=np.zeros(frame.shape, frame.dtype))
         out = np.zeros(frame.shape, frame.dtype, order="F")
         np.testing.assert_array_equal(topic.read(timeout=0, out=out), frame)
-        assert topic.stats().held_bytes == message.array.nbytes // 4096 * 4096 or True
         del message
         topic.unlink()
 
@@ -439,7 +444,7 @@ def test_topic_that_was_never_initialised_crashes_nothing() -> None:
             value = getattr(topic, name)
             if callable(value) and not isinstance(value, type):
                 value(b"x") if name == "write" else value()
-        except (shmflow.Error, TypeError, ValueError, AttributeError):
+        except (shmflow.Error, TypeError, ValueError, AttributeError, StopIteration):
             pass
     with pytest.raises(ValueError, match="topic name"):
         topic.__init__("bad name")

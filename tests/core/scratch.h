@@ -21,7 +21,7 @@
 #include <time.h>
 
 #define UNUSED __attribute__((unused))
-#define SECONDS(n) (os_now_ns() + (uint64_t)((n)*1e9)) /* from now, as an until_ns */
+#define SECONDS(n) (os_now_ns() + (uint64_t)((n) * 1e9)) /* from now, as an until_ns */
 
 static char scratch_dir[64];
 static pid_t scratch_pid;
@@ -161,8 +161,8 @@ struct stage {
 UNUSED static struct stage *
 stage_make(void)
 {
-    void *at = mmap(NULL, sizeof(struct stage), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
-                    -1, 0);
+    void *at =
+        mmap(NULL, sizeof(struct stage), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     REQUIRE(at != MAP_FAILED);
     return at;
 }

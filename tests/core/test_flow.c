@@ -74,7 +74,7 @@ take_into_account(struct account *account, const struct sf_message *m)
     uint64_t writer = m->stamp_ns >> 48, number = m->stamp_ns & 0xffffffffffff;
     CHECK(writer >= 1 && writer <= 15);
     CHECK_EQ(m->seq, account->last_seq + m->lost + 1); /* exactly those are lost */
-    CHECK(number > account->last_of[writer & 15]);     /* each writer's own order */
+    CHECK(number > account->last_of[writer & 15]); /* each writer's own order */
     account->last_of[writer & 15] = number;
     account->last_seq = m->seq;
     account->read++;

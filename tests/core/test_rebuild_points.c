@@ -228,7 +228,8 @@ check_goes_on(struct scene *s)
         sf_unpin_bit(&p->ring, s->held[i].desc, READER);
     }
     plain_kill(p, 4);
-    CHECK_EQ(sf_claim_locked(&p->ring, plain_owner(p, OTHER), p->ring.lay.capacity, false, &all), 0);
+    CHECK_EQ(sf_claim_locked(&p->ring, plain_owner(p, OTHER), p->ring.lay.capacity, false, &all),
+             0);
     sf_discard(&p->ring, all.desc);
     CHECK_EQ(plain_claim(p, OTHER, p->ring.lay.lane_len, &all), 0);
     plain_check(p);

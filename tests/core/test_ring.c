@@ -2,7 +2,10 @@
 #include "plain.h"
 
 static const uint64_t starts[] = {
-    0, UINT32_MAX - 5, (UINT64_C(1) << 63) - 20, UINT64_MAX - 99,
+    0,
+    UINT32_MAX - 5,
+    (UINT64_C(1) << 63) - 20,
+    UINT64_MAX - 99,
 };
 #define EACH_START(start)                                                                          \
     for (size_t at_ = 0; at_ < sizeof starts / sizeof starts[0]; at_++)                            \

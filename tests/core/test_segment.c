@@ -65,8 +65,8 @@ TEST(good_names_become_paths)
 TEST(bad_names_are_refused)
 {
     static const char *const bad[] = {
-        "", "/", "/a", "a/", "a//b", ".", "..", ".a", "a/.b", "../a", "a/../b", "a b", "a+b",
-        "a\nb", "a\\b", "a:b", "\xc3\xa4", "a*", "~", "$x", "a%s",
+        "",    "/",   "/a",   "a/",   "a//b", ".",        "..", ".a", "a/.b", "../a", "a/../b",
+        "a b", "a+b", "a\nb", "a\\b", "a:b",  "\xc3\xa4", "a*", "~",  "$x",   "a%s",
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         if (name_status(bad[i]) != SF_BAD_NAME) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
@@ -48,6 +49,9 @@ def undocumented(module: ModuleType | SimpleNamespace) -> list[str]:
             for member_name, member in public_members(thing):
                 if isinstance(member, classmethod | staticmethod):
                     member = member.__func__
+                # The fields of a dataclass have no docstrings: the class tells of each by name.
+                if dataclasses.is_dataclass(thing) and member_name in (thing.__doc__ or ""):
+                    continue
                 if callable(member) or inspect.isdatadescriptor(member):
                     found += complaints(f"{name}.{member_name}", member)
     return found

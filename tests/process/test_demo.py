@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-SHMFLOW = [sys.executable, "-m", "shmflow.cli"]
+SHMFLOW = [sys.executable, "-m", "shmflow"]
 SMALL = ["--size", "320x240"]
 
 

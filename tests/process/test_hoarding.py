@@ -108,9 +108,15 @@ def test_writers_of_every_size_go_on_while_three_readers_hold_all_they_can_get(
             for size in SIZES:
                 writer.write(size)
         check(children)
+        # Main has no room for a large one any more: it comes by the lane, which is copied.
+        with shmflow.Topic(topic_name, "r", start="new", max_held=CAPACITY) as reader:
+            assert reader.stats().read == 0
+            writer.write(MAX_MESSAGE)
+            assert reader.read(5).nbytes == MAX_MESSAGE
+            assert (reader.stats().copied, reader.stats().pinned) == (1, 0)
         stats = topic.stats()
         assert stats.writer_waits == 0
-        assert stats.written == 32 * len(SIZES)
+        assert stats.written == 32 * len(SIZES) + 1
         # What is read now was copied out of the lane, or is what others do not hold.
         hoard(children, topic.head)
         check(children)

@@ -1,0 +1,13 @@
+"""What spawned processes run; multiprocessing finds it by name, which test modules have not."""
+
+from __future__ import annotations
+
+import shmflow
+
+
+def echo(topic: shmflow.Topic) -> None:
+    """Tells on ``name/back`` what came, and the mode in which it arrived."""
+    first = bytes(topic.read(timeout=10))
+    with shmflow.Topic(topic.name + "/back", "w") as back:
+        back.write(f"{first!r} {topic.mode}".encode())
+    topic.close()
