@@ -1,4 +1,4 @@
-"""Participants that stop or die at a chosen store: the C program frozen_writer.c, and talking to it.
+"""Participants that stop or die at a chosen store: frozen_writer.c, and talking to it.
 
 Owns: compiling it once per run, with failpoints and invariant checks, whatever the installed
 extension was built with; starting it and the conversation by lines. Every wait has a limit.
@@ -23,8 +23,6 @@ from typing import NamedTuple, Self
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-COUNT_ONLY = 1 << 40  # a point that is never reached
-
 
 @functools.cache
 def compile_agent() -> Path:

@@ -86,7 +86,7 @@ def test_inherited_views_keep_their_bytes_while_the_parent_goes_on_writing(
             try:
                 signal.alarm(60)
                 sign.hear(sign.to_child)  # the parent has let go, and overwritten everything
-                same = all((view == value).all() for value, view in zip((1, 2, 3), views))
+                same = all((view == value).all() for value, view in zip((1, 2, 3), views, strict=True))
                 read_only = not any(view.flags.writeable for view in views)
                 views.clear()
                 os._exit(0 if same and read_only else 1)
@@ -160,7 +160,6 @@ def test_a_reader_in_the_child_holds_views_of_its_own(topic_name: str) -> None:
         in_child(hold_both)
         assert (inherited == 1).all()
         assert shmflow.clean() == 1, "the child left without closing"
-        del inherited
 
 
 def test_a_loan_is_void_in_the_child(topic_name: str) -> None:
@@ -182,7 +181,6 @@ def test_a_loan_is_void_in_the_child(topic_name: str) -> None:
         assert loan.publish() == 2
         assert (topic.read(0) == 7).all()
         assert (topic.read(0) == 5).all()
-        del array, loan
 
 
 def test_a_child_that_forks_again_still_has_the_views(topic_name: str) -> None:
@@ -198,7 +196,6 @@ def test_a_child_that_forks_again_still_has_the_views(topic_name: str) -> None:
             np.testing.assert_array_equal(view, frame(3))
 
         in_child(grandchild)
-        del view
 
 
 # ---- multiprocessing ---------------------------------------------------------------------------
@@ -405,7 +402,6 @@ def test_views_outlive_topic_writer_and_name(topic_name: str, spawn: Callable) -
     np.testing.assert_array_equal(view.ravel(), np.arange(0, 20000, 2))
     in_child(lambda: np.testing.assert_array_equal(view.ravel(), np.arange(0, 20000, 2)))
     # The mapping goes with the last view: conftest's check of mappings sees to it.
-    del view
 
 
 def test_a_fork_in_the_middle_of_other_threads_reads_and_writes(topic_name: str) -> None:

@@ -1,0 +1,419 @@
+"""Topics against a model in plain Python: what is retained, in what order, and how many are lost.
+
+hypothesis makes up programs of writes, reads, loans, unlinks, shutdowns, deaths of other
+processes …; the model below is what the documentation says of them. The ring is large enough for
+the depth, so retention is exactly the newest DEPTH messages. SHMFLOW_LONG=1 runs ten times as many
+programs, other ones each time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+import shmflow
+
+DEPTH = 8
+CAPACITY = 4 << 20
+THRESHOLD = 4096  # from here on views are held, below copied
+SIZES = [0, 1, 63, 64, 700, 4000, 4095, 4096, 5000, 40_000, 65_536]
+LONG = os.environ.get("SHMFLOW_LONG") == "1"
+
+sizes = st.sampled_from(SIZES)
+any_index = st.integers(0, 1000)
+
+
+# ---- the model ---------------------------------------------------------------------------------
+
+
+@dataclass
+class Generation:
+    """One life of the name."""
+
+    messages: list[bytes] = field(default_factory=list)  # all that were ever published
+    unlinked: bool = False
+    shut_down: bool = False
+
+    @property
+    def head(self) -> int:
+        return len(self.messages)
+
+    @property
+    def tail(self) -> int:
+        return max(1, self.head - DEPTH + 1)
+
+
+@dataclass(eq=False)
+class Writer:
+    topic: shmflow.Topic
+    at: Generation | None
+
+
+@dataclass(eq=False)
+class Reader:
+    topic: shmflow.Topic
+    at: Generation | None = None
+    cursor: int = 0
+    read: int = 0
+    lost: int = 0
+    skipped: int = 0
+
+
+@dataclass(eq=False)
+class Loan:
+    loan: shmflow.Loan
+    writer: Writer
+    at: Generation | None
+    content: bytes
+
+
+class Ended(Exception):
+    """The model says: Closed."""
+
+
+class Nothing(Exception):
+    """The model says: Empty."""
+
+
+def next_message(reader: Reader, current: Generation | None, latest: bool) -> tuple[int, int, int]:
+    """What a read gives: (seq, lost, skipped); moves the reader."""
+    while True:
+        if reader.at is None:
+            if current is None:
+                raise Nothing
+            reader.at, reader.cursor = current, current.tail
+        there = reader.at
+        if reader.cursor <= there.head:
+            oldest = max(reader.cursor, there.tail)
+            seq = max(oldest, there.head) if latest else oldest
+            lost, skipped = oldest - reader.cursor, seq - oldest
+            reader.cursor = seq + 1
+            reader.read += 1
+            reader.lost += lost
+            reader.skipped += skipped
+            return seq, lost, skipped
+        if there.shut_down and (there is current or current is None):
+            raise Ended
+        if not (there.unlinked or there.shut_down):
+            raise Nothing
+        reader.at = None
+
+
+# ---- the machine -------------------------------------------------------------------------------
+
+
+class TopicMachine(RuleBasedStateMachine):
+    """One name; whatever opens it, writes, reads, holds and dies."""
+
+    name = "set by the test"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.current: Generation | None = None
+        self.writers: list[Writer] = []
+        self.readers: list[Reader] = []
+        self.loans: list[Loan] = []
+        self.held: list[tuple[np.ndarray, bytes]] = []
+        self.tags = 0
+
+    def content(self, size: int) -> bytes:
+        self.tags += 1
+        return (self.tags.to_bytes(4, "little") * (size // 4 + 1))[:size]
+
+    # -- opening and closing
+
+    def place_writer(self, writer: Writer) -> Generation:
+        """Where its next message goes; makes a generation if there is none that goes on."""
+        there = writer.at
+        if there is not None and there.shut_down:
+            raise Ended
+        if there is None or there.unlinked:
+            if self.current is not None and self.current.shut_down:
+                self.current.unlinked = True
+                self.current = None
+            if self.current is None:
+                self.current = Generation()
+            writer.at = self.current
+        assert writer.at is not None
+        return writer.at
+
+    @initialize()
+    def begin(self) -> None:
+        self.open_writer()
+        self.open_reader("oldest")
+
+    @precondition(lambda self: len(self.writers) < 3)
+    @rule()
+    def open_writer(self) -> None:
+        topic = shmflow.Topic(self.name, "w", capacity=CAPACITY, depth=DEPTH)
+        writer = Writer(topic, None)
+        self.place_writer(writer)
+        self.writers.append(writer)
+
+    @precondition(lambda self: len(self.readers) < 4)
+    @rule(start=st.sampled_from(["oldest", "latest", "new"]))
+    def open_reader(self, start: str) -> None:
+        topic = shmflow.Topic(self.name, "r", start=start, max_held=CAPACITY)
+        reader = Reader(topic, self.current)
+        if self.current is not None:
+            head = self.current.head
+            first = {"oldest": self.current.tail, "latest": head, "new": head + 1}[start]
+            reader.cursor = max(1, first)
+        self.readers.append(reader)
+
+    @precondition(lambda self: self.writers)
+    @rule(which=any_index)
+    def close_writer(self, which: int) -> None:
+        writer = self.writers.pop(which % len(self.writers))
+        writer.topic.close()
+        with pytest.raises(shmflow.Closed):
+            writer.topic.write(b"")
+        # Its loans can be published no more; they end when they are dropped.
+        self.loans = [loan for loan in self.loans if loan.writer is not writer]
+
+    @precondition(lambda self: self.readers)
+    @rule(which=any_index)
+    def close_reader(self, which: int) -> None:
+        reader = self.readers.pop(which % len(self.readers))
+        reader.topic.close()
+        reader.topic.close()
+        with pytest.raises(shmflow.Closed):
+            reader.topic.read(0)
+
+    # -- writing
+
+    @precondition(lambda self: self.writers)
+    @rule(which=any_index, size=sizes, times=st.integers(1, 4))
+    def write(self, which: int, size: int, times: int) -> None:
+        writer = self.writers[which % len(self.writers)]
+        for _ in range(times):
+            content = self.content(size)
+            self.publish(writer, content, lambda c=content: writer.topic.write(c, timeout=5))
+
+    def publish(self, writer: Writer, content: bytes, act: Callable[[], int]) -> None:
+        try:
+            there = self.place_writer(writer)
+        except Ended:
+            with pytest.raises(shmflow.Closed):
+                act()
+        else:
+            there.messages.append(content)
+            assert act() == there.head
+
+    @precondition(lambda self: self.writers and len(self.loans) < 3)
+    @rule(which=any_index, size=sizes)
+    def borrow(self, which: int, size: int) -> None:
+        writer = self.writers[which % len(self.writers)]
+        try:
+            there = self.place_writer(writer)
+        except Ended:
+            with pytest.raises(shmflow.Closed):
+                writer.topic.loan(size)
+            return
+        loan = writer.topic.loan(size, timeout=5)
+        assert loan.in_ring == (size >= THRESHOLD)
+        content = self.content(size)
+        loan.array[:] = np.frombuffer(content, np.uint8)
+        self.loans.append(Loan(loan, writer, there if loan.in_ring else None, content))
+
+    @precondition(lambda self: self.loans)
+    @rule(which=any_index, keep=st.booleans())
+    def publish_loan(self, which: int, keep: bool) -> None:
+        borrowed = self.loans.pop(which % len(self.loans))
+        array = borrowed.loan.array
+        there = borrowed.at
+        if there is not None and there.shut_down:
+            with pytest.raises(shmflow.Closed):
+                borrowed.loan.publish()
+            return
+        if there is not None and not there.unlinked:
+            there.messages.append(borrowed.content)
+            assert borrowed.loan.publish() == there.head
+        else:
+            self.publish(borrowed.writer, borrowed.content, borrowed.loan.publish)
+        assert not array.flags.writeable
+        if keep:
+            self.held.append((array, borrowed.content))
+
+    @precondition(lambda self: self.loans)
+    @rule(which=any_index)
+    def discard_loan(self, which: int) -> None:
+        borrowed = self.loans.pop(which % len(self.loans))
+        borrowed.loan.discard()
+        with pytest.raises(ValueError, match="ended"):
+            borrowed.loan.publish()
+
+    # -- reading
+
+    @precondition(lambda self: self.readers)
+    @rule(which=any_index, latest=st.booleans(), copy=st.booleans(), keep=st.booleans())
+    def read(self, which: int, latest: bool, copy: bool, keep: bool) -> None:
+        reader = self.readers[which % len(self.readers)]
+        try:
+            seq, lost, skipped = next_message(reader, self.current, latest)
+        except (Nothing, Ended) as why:
+            with pytest.raises(shmflow.Empty if isinstance(why, Nothing) else shmflow.Closed):
+                reader.topic.read(0)
+            return
+        assert reader.at is not None
+        content = reader.at.messages[seq - 1]
+        message = reader.topic.read_message(0, latest=latest, copy=copy)
+        assert (message.seq, message.lost, message.skipped) == (seq, lost, skipped)
+        assert message.array.tobytes() == content
+        assert message.array.flags.writeable == copy
+        if keep and len(self.held) < 16:
+            self.held.append((message.array, content))
+
+    @precondition(lambda self: self.held)
+    @rule(which=any_index)
+    def drop(self, which: int) -> None:
+        array, content = self.held.pop(which % len(self.held))
+        assert array.tobytes() == content
+
+    # -- ends
+
+    @precondition(lambda self: self.current is not None)
+    @rule(by=st.sampled_from(["name", "writer"]), which=any_index)
+    def unlink(self, by: str, which: int) -> None:
+        if by == "name" or not self.writers:
+            shmflow.unlink(self.name)
+        else:
+            writer = self.writers[which % len(self.writers)]
+            writer.topic.unlink()
+            if writer.at is not None and writer.at is not self.current:
+                return  # it meant its own generation, which is gone already
+        assert self.current is not None
+        self.current.unlinked = True
+        self.current = None
+
+    @precondition(lambda self: any(w.at is self.current for w in self.writers))
+    @rule()
+    def shutdown(self) -> None:
+        writer = next(w for w in self.writers if w.at is self.current)
+        if writer.at is not None:
+            writer.topic.shutdown()
+            writer.at.shut_down = True
+
+    # -- other processes
+
+    @precondition(lambda self: self.current is not None and not self.current.shut_down)
+    @rule(size=sizes, does=st.sampled_from(["holds", "lends", "writes"]))
+    def another_process_is_killed(self, size: int, does: str) -> None:
+        assert self.current is not None
+        content = self.content(size)
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            self.be_killed(does, content, writing)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            said = pipe.read(1)
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        assert said == b".", "the child could not do it"
+        if does == "writes":
+            self.current.messages.append(content)
+
+    def be_killed(self, does: str, content: bytes, writing: int) -> None:
+        try:
+            signal.alarm(30)
+            data = np.frombuffer(content, np.uint8)
+            topic = shmflow.Topic(self.name, "rw", max_held=CAPACITY)
+            if does == "holds":
+                held = [topic.read(0) for _ in range(self.current.head - self.current.tail + 1)]
+                assert [a.tobytes() for a in held] == self.current.messages[-len(held) :]
+            elif does == "lends":
+                topic.loan(len(data)).array[:] = data
+                loan = topic.loan(len(data))
+                assert loan.array.size == data.size
+            else:
+                assert topic.write(data, timeout=5) == self.current.head + 1
+            for array, expected in self.held:
+                assert array.tobytes() == expected
+            os.write(writing, b".")
+            signal.pause()
+        finally:
+            os._exit(1)
+
+    @rule()
+    def clean(self) -> None:
+        shmflow.clean()
+        assert shmflow.clean() == 0
+
+    # -- what is always so
+
+    @invariant()
+    def the_ring_is_what_the_model_says(self) -> None:
+        with shmflow.Topic(self.name, "monitor") as monitor:
+            if self.current is None:
+                assert shmflow.topics() == []
+                return
+            assert (monitor.head, monitor.tail) == (self.current.head, self.current.tail)
+            assert monitor.ended == self.current.shut_down
+            last = monitor.read_message(0, latest=True, default=None) if monitor.head else None
+            assert last is None or last.array.tobytes() == self.current.messages[-1]
+
+    @invariant()
+    def readers_count_what_they_lost(self) -> None:
+        for reader in self.readers:
+            stats = reader.topic.stats()
+            assert (stats.read, stats.lost, stats.skipped) == (
+                reader.read,
+                reader.lost,
+                reader.skipped,
+            )
+
+    @invariant()
+    def what_is_held_does_not_change(self) -> None:
+        for array, content in self.held:
+            assert array.tobytes() == content
+
+    @invariant()
+    def no_writer_waits(self) -> None:
+        assert all(writer.topic.stats().writer_waits == 0 for writer in self.writers)
+
+    def teardown(self) -> None:
+        self.loans.clear()
+        for peer in (*self.writers, *self.readers):
+            peer.topic.close()
+        self.what_is_held_does_not_change()
+        self.held.clear()
+        if self.current is not None:
+            shmflow.clean()
+            with shmflow.Topic(self.name, "monitor") as monitor:
+                assert monitor.participants() == []
+            shmflow.unlink(self.name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200 if LONG else 120)
+def test_topics_do_what_a_model_in_plain_python_says(topic_name: str) -> None:
+    class Machine(TopicMachine):
+        name = topic_name
+
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=1000 if LONG else 100,
+            stateful_step_count=60,
+            deadline=None,
+            database=None,
+            derandomize=not LONG,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
