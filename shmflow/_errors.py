@@ -6,6 +6,7 @@ Texts are written in `_texts`. Those that are OSErrors of the file system carry 
 
 from __future__ import annotations
 
+import errno
 import io
 import queue
 
@@ -17,11 +18,19 @@ class Error(Exception):
         return str(self.args[1] if len(self.args) > 1 else self.args[0] if self.args else "")
 
 
-class Empty(Error, queue.Empty, TimeoutError):
+class _TimedOut(TimeoutError):
+    """Carries the errno of a timeout, also after pickling."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        self.errno = errno.ETIMEDOUT
+
+
+class Empty(Error, queue.Empty, _TimedOut):
     """No message came within the timeout. Also a `queue.Empty` and a `TimeoutError`."""
 
 
-class Full(Error, queue.Full, TimeoutError):
+class Full(Error, queue.Full, _TimedOut):
     """A write could not get its turn or its room in time. Also `queue.Full`, `TimeoutError`."""
 
 

@@ -24,6 +24,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+
 @functools.cache
 def compile_agent() -> Path:
     """The program, compiled; it is removed at exit."""

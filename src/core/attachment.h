@@ -69,12 +69,15 @@ struct sf_attachment {
     bool copies_failed;
 };
 
-/* ---- segment.c ---- */
+/* ---- create.c, segment.c, remove.c ---- */
 
 /* Where a topic's file lies: "<dir>/shmflow.<name>", with '+' for '/'. SF_BAD_NAME. */
 int sf_segment_path(const char *name, char *out, size_t len);
 /* The folder of all topics: $SHMFLOW_DIR, or /dev/shm. */
 const char *sf_segment_dir(void);
+
+/* -errno of opening or removing a file, as a status. */
+int sf_open_status(int status);
 
 /* Makes a topic's file, reserved and initialised, then gives it its name. `between` is called
  * every 64 MiB; a negative answer stops and undoes. SF_EXISTS, SF_NO_SPACE, SF_NO_CGROUP. */

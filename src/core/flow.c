@@ -60,7 +60,8 @@ enter(struct sf_attachment *att, uint64_t until_ns)
     if (status < 0) {
         return status;
     }
-    uint32_t ended = sf_load_relaxed(&att->ring.header->ended); /* J4; edge G orders it */
+    /* Relaxed: edge G orders it (J4). */
+    uint32_t ended = sf_load_relaxed(&att->ring.header->ended) & SF_ENDS;
     if (ended != 0) {
         sf_unlock(att);
         return (ended & SF_SHUTDOWN) != 0 ? SF_ENDED : SF_GONE;
@@ -326,7 +327,7 @@ int
 sf_take_look(struct sf_attachment *att, bool newest, uint64_t *from, struct sf_message *message)
 {
     /* ended before head (J4): what was published before the end is still found. */
-    uint32_t ended = sf_load_seq(&att->ring.header->ended);
+    uint32_t ended = sf_load_seq(&att->ring.header->ended) & SF_ENDS;
     uint64_t cursor = sf_load_relaxed(att->cursor); /* commit settles races between threads */
     *from = cursor;
     int status =

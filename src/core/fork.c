@@ -272,7 +272,7 @@ sf_registry_remove(struct sf_attachment *att)
 bool
 sf_fork_trouble(void)
 {
-    return sf_take_flag(&trouble) != 0; /* private */
+    return sf_load_relaxed(&trouble) != 0 && sf_take_flag(&trouble) != 0; /* private */
 }
 
 void

@@ -58,6 +58,7 @@
 /* Ends of a generation; bits of sf_header.ended. */
 #define SF_SHUTDOWN 1u /* no more messages; readers drain */
 #define SF_UNLINKED 2u /* the name is gone or is another's; readers follow */
+#define SF_ENDS (SF_SHUTDOWN | SF_UNLINKED) /* other bits are damage, and mean nothing */
 
 /* Flags of a topic; bits of sf_params.flags. */
 #define SF_TEMPORARY 1u

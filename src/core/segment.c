@@ -1,171 +1,25 @@
-/* Segments: made, attached to, removed.
+/* Segments: the attach ladder, and the life of an attachment.
  *
- * Owns:      the file's life: creation before it has a name, the attach ladder, removal under the
- *            inode's own lock byte; the mappings of an attachment and its references.
- * Does not:  choose capacities or follow names over generations (topic.c).
+ * Owns:      opening, checking and mapping a segment; an attachment's references and its end.
+ * Does not:  make files (create.c), remove them (remove.c) or follow names (topic.c).
  *
  * Invariants
- *   G1  A segment has a name only when it is complete: reserved, initialised, usable.
- *   G2  Who removes holds SF_LOCK_UNLINK of that inode, has seen the name lead to it, has set
- *       SF_UNLINKED and rung before the name goes. So nobody waits in it for ever.
- *   G3  Who attaches looks at SF_UNLINKED and at the name after taking its slot. With G2: either
- *       the remover's look at the slots sees it, or it sees the flag.
+ *   G3  Who attaches looks at SF_UNLINKED and at the name after taking its slot. With G2
+ *       (remove.c): either the remover's look at the slots sees it, or it sees the flag.
  *   G4  Constants are copied and checked before anything else of the file is believed.
  *
- * A crash here leaves: an unnamed file (gone with us), or a named segment flagged SF_UNLINKED,
- * which attachers take for absent and creators remove.
+ * A crash here leaves: a taken slot whose byte is free; participants.c cleans it.
  */
 #include "core/attachment.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define SF_STEP_LEN (UINT64_C(64) << 20)
-#define SF_MAX_NAME 200u
 #define SF_RACE_NAP_NS UINT64_C(500000)
 
-/* ---- names ---- */
-
-static bool
-is_name_char(char c)
-{
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
-           c == '_' || c == '-';
-}
-
-const char *
-sf_segment_dir(void)
-{
-    const char *dir = os_getenv("SHMFLOW_DIR");
-    return dir && dir[0] ? dir : "/dev/shm";
-}
-
 int
-sf_segment_path(const char *name, char *out, size_t len)
-{
-    size_t name_len = strlen(name);
-    if (name_len == 0 || name_len > SF_MAX_NAME) {
-        return SF_BAD_NAME;
-    }
-    bool at_start = true;
-    for (size_t i = 0; i < name_len; i++) {
-        if (name[i] == '/' ? at_start : !is_name_char(name[i]) || (at_start && name[i] == '.')) {
-            return SF_BAD_NAME;
-        }
-        at_start = name[i] == '/';
-    }
-    if (at_start) {
-        return SF_BAD_NAME;
-    }
-    char dir[4096];
-    int status = os_absolute(sf_segment_dir(), dir, sizeof dir); /* chdir must not lose it */
-    if (status < 0) {
-        return status;
-    }
-    int n = snprintf(out, len, "%s/shmflow.%s", dir, name);
-    if (n < 0 || (size_t)n >= len) {
-        return -ENAMETOOLONG;
-    }
-    for (char *c = out + ((size_t)n - name_len); *c; c++) {
-        *c = *c == '/' ? '+' : *c;
-    }
-    return 0;
-}
-
-static void
-folder_of(const char *path, char *out, size_t len)
-{
-    snprintf(out, len, "%s", path);
-    char *slash = strrchr(out, '/');
-    if (slash) {
-        *slash = 0;
-    }
-}
-
-/* ---- creation ---- */
-
-static int
-reserve(int fd, const char *dir, uint64_t file_len, int (*between)(void *), void *context)
-{
-    uint64_t free_len = 0, total_len = 0;
-    if (file_len > os_cgroup_room()) {
-        return SF_NO_CGROUP; /* tmpfs would be let in, and the process killed at first touch */
-    }
-    if (os_space(dir, &free_len, &total_len) == 0 && file_len > free_len) {
-        return SF_NO_SPACE;
-    }
-    int status = os_file_resize(fd, file_len);
-    for (uint64_t off = 0; status == 0 && off < file_len;) {
-        uint64_t len = file_len - off < SF_STEP_LEN ? file_len - off : SF_STEP_LEN;
-        status = os_file_reserve(fd, off, len);
-        if (status == 0) {
-            off += len;
-        }
-        if (status == 0 || status == -EINTR) {
-            status = between ? between(context) : 0;
-        }
-    }
-    return status == -ENOSPC || status == -EDQUOT ? SF_NO_SPACE : status;
-}
-
-static int
-initialise(int fd, const struct sf_layout *layout)
-{
-    void *base;
-    int status = os_map(fd, 0, layout->arena_off, true, &base);
-    if (status < 0) {
-        return status;
-    }
-    struct sf_header *header = base;
-    sf_layout_store(layout, header);
-    os_random(header->identity, sizeof header->identity);
-    os_boot_id(header->boot_id);
-    header->created_ns = os_realtime_ns();
-    struct sf_ring ring;
-    sf_ring_bind(&ring, layout, base);
-    status = sf_rebuild_locked(&ring); /* nobody else can see the file yet: G1 */
-    os_unmap(base, layout->arena_off);
-    return status;
-}
-
-int
-sf_segment_create(const char *path, const struct sf_params *params, uint32_t permissions,
-                  int (*between)(void *), void *context)
-{
-    struct sf_layout layout;
-    int status = sf_layout_compute(params, &layout);
-    if (status < 0) {
-        return status;
-    }
-    char dir[4096], tmp[64];
-    folder_of(path, dir, sizeof dir);
-    int fd = os_file_create(dir, permissions, tmp);
-    if (fd < 0) {
-        return fd == -EACCES || fd == -EPERM || fd == -EROFS ? SF_DENIED
-               : fd == -ENOSPC                               ? SF_NO_SPACE
-                                                             : fd;
-    }
-    status = reserve(fd, dir, layout.file_len, between, context);
-    if (status == 0) {
-        status = initialise(fd, &layout);
-    }
-    if (status == 0) {
-        status = os_file_publish(fd, dir, tmp, path);
-    }
-    if (status < 0) {
-        os_file_abandon(fd, dir, tmp);
-        return status == -EEXIST ? SF_EXISTS : status;
-    }
-    (void)os_file_close(fd);
-    return 0;
-}
-
-/* ---- the attach ladder ---- */
-
-static int
-open_status(int status)
+sf_open_status(int status)
 {
     switch (status) {
     case -ENOENT:
@@ -184,6 +38,8 @@ open_status(int status)
     }
 }
 
+/* ---- the attach ladder ---- */
+
 /* Rungs 1 to 3: a regular file with a name, a header that holds, a length that fits. */
 static int
 open_segment(const char *path, bool writable, struct os_file_info *info, struct sf_layout *layout)
@@ -194,7 +50,7 @@ open_segment(const char *path, bool writable, struct os_file_info *info, struct 
         if (fd == -EACCES && os_path_info(path, &there) == 0 && !there.is_regular) {
             return SF_NOT_A_FILE;
         }
-        return open_status(fd);
+        return sf_open_status(fd);
     }
     void *page = NULL;
     int status = os_file_info(fd, info);
@@ -279,7 +135,7 @@ take_slot(struct sf_attachment *att)
     int fd = os_file_open(att->path, true);
     if (fd < 0) {
         sf_fork_release();
-        return open_status(fd);
+        return sf_open_status(fd);
     }
     struct os_file_info info;
     int status = os_file_info(fd, &info);
@@ -429,114 +285,4 @@ sf_attachment_unref(struct sf_attachment *att)
         remove_last(att);
     }
     free_attachment(att);
-}
-
-/* ---- removal ---- */
-
-static void
-flag_removed(struct sf_ring *ring)
-{
-    /* Before the bells, and before the name goes: acquire in attach, seq_cst in wait (H). */
-    sf_or_seq32(&ring->header->ended, SF_UNLINKED);
-    sf_bell_ring_always(&ring->header->bell);
-    sf_bell_ring_always(&ring->header->room);
-}
-
-/* Under G2's byte: may it go, and if so flag it. A file that is no segment may go by name only. */
-static int
-flag_if_meant(int fd, uint64_t size, const uint8_t *identity, enum sf_when when)
-{
-    void *base = NULL;
-    struct sf_layout layout;
-    int status = size >= SF_PAGE ? os_map(fd, 0, SF_PAGE, true, &base) : SF_SHORT;
-    if (status == 0) {
-        status = sf_layout_load(base, size, &layout);
-    }
-    if (status < 0) {
-        os_unmap(base, SF_PAGE);
-        return identity || when == SF_WHEN_FLAGGED ? SF_BUSY : 0;
-    }
-    struct sf_ring ring;
-    sf_ring_bind(&ring, &layout, base); /* only its header lies in this page */
-    /* Acquire: with the or of the remover that died. */
-    bool flagged = (sf_load_acquire(&ring.header->ended) & SF_UNLINKED) != 0;
-    if (identity && memcmp(ring.header->identity, identity, 16) != 0) {
-        status = SF_NOT_FOUND;
-    }
-    else if (when == SF_WHEN_FLAGGED && !flagged) {
-        status = SF_BUSY;
-    }
-    else {
-        flag_removed(&ring);
-    }
-    os_unmap(base, SF_PAGE);
-    return status;
-}
-
-static int
-remove_open(int fd, const char *path, const uint8_t *identity, enum sf_when when)
-{
-    struct os_file_info info, named;
-    int status = os_file_info(fd, &info);
-    if (status < 0) {
-        return status;
-    }
-    if (!info.is_regular) {
-        return SF_NOT_A_FILE;
-    }
-    if (os_lock_try(fd, SF_LOCK_UNLINK, 1) < 0) { /* G2 */
-        return SF_RACE;
-    }
-    if (os_path_info(path, &named) < 0 || named.ino != info.ino || named.dev != info.dev) {
-        return SF_NOT_FOUND;
-    }
-    /* All slots' bytes at once: nobody is attached, and nobody can attach meanwhile. */
-    if (when == SF_WHEN_IDLE && os_lock_try(fd, SF_LOCK_SLOT, SF_MAX_PARTICIPANTS) < 0) {
-        return SF_BUSY;
-    }
-    /* Before the flag: a removal that is refused must not have ended the topic. */
-    if (os_may_remove(path) < 0) {
-        return SF_DENIED;
-    }
-    status = flag_if_meant(fd, info.size, identity, when);
-    return status < 0 ? status : open_status(os_file_remove(path));
-}
-
-int
-sf_segment_remove(const char *path, const uint8_t *identity, enum sf_when when)
-{
-    int fd = os_file_open(path, true);
-    if (fd < 0) {
-        return open_status(fd);
-    }
-    int status = remove_open(fd, path, identity, when);
-    /* Dropped by name, not only by close: a child forked just now shares the description. */
-    (void)os_lock_drop(fd, SF_LOCK_SLOT, SF_MAX_PARTICIPANTS + 1);
-    (void)os_file_close(fd);
-    return status;
-}
-
-bool
-sf_attachment_is_named(struct sf_attachment *att)
-{
-    struct os_file_info named;
-    int status = os_path_info(att->path, &named);
-    if (status == 0 && named.ino == att->ino && named.dev == att->dev) {
-        return true;
-    }
-    if (status < 0 && status != -ENOENT) {
-        return true; /* cannot be told: not a reason to leave */
-    }
-    if (!att->monitor) {
-        flag_removed(&att->ring);
-    }
-    return false;
-}
-
-bool
-sf_attachment_has_gone(struct sf_attachment *att)
-{
-    /* Acquire: with flag_removed. */
-    return (sf_load_acquire(&att->ring.header->ended) & SF_UNLINKED) != 0 ||
-           !sf_attachment_is_named(att);
 }

@@ -50,7 +50,7 @@ has_news(struct sf_attachment *att, uint64_t cursor, const _Atomic uint32_t *clo
 {
     struct sf_header *h = att->ring.header;
     /* H. ended before head: a message published before the end is not overlooked. */
-    return sf_load_seq(&h->ended) != 0 || sf_load_seq(&h->head) >= cursor ||
+    return (sf_load_seq(&h->ended) & SF_ENDS) != 0 || sf_load_seq(&h->head) >= cursor ||
            (closed && sf_load_seq(closed) != 0);
 }
 

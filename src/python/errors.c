@@ -99,6 +99,22 @@ sf_raise_wrong_mode(struct sf_state *state, TopicObject *topic, const char *call
 }
 
 int
+sf_begin(struct sf_state *state, TopicObject *topic)
+{
+    int status = sf_topic_enter(&topic->t);
+    if (status < 0) {
+        return sf_raise(state, topic, status);
+    }
+    if (sf_fork_trouble()) {
+        return PyErr_WarnEx(PyExc_RuntimeWarning,
+                            "this forked process had not enough memory to keep the arrays that it "
+                            "inherited: their contents may change; copy them before a fork",
+                            1);
+    }
+    return 0;
+}
+
+int
 sf_check_in(struct sf_state *state, TopicObject *topic)
 {
     if (PyErr_CheckSignals() < 0) {

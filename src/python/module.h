@@ -65,8 +65,6 @@ struct sf_taken {
     uint32_t writer_pid;
 };
 
-enum sf_want { SF_WANT_LATEST = 1, SF_WANT_COPY = 2, SF_WANT_META = 4 };
-
 /* ---- errors.c ---- */
 
 /* Raises what the status means; returns -1. The only place where statuses become exceptions. */
@@ -77,6 +75,8 @@ int sf_raise_full(struct sf_state *state, TopicObject *topic, int status, double
                   uint64_t len);
 int sf_raise_too_large(struct sf_state *state, TopicObject *topic, uint64_t len);
 int sf_raise_wrong_mode(struct sf_state *state, TopicObject *topic, const char *call);
+/* What every call starts with: closed? forked? */
+int sf_begin(struct sf_state *state, TopicObject *topic);
 /* Python threads come back from a slice here: signals, and whether the Topic was closed. */
 int sf_check_in(struct sf_state *state, TopicObject *topic);
 
@@ -153,13 +153,34 @@ PyObject *sf_view_new_claim(struct sf_state *state, struct sf_attachment *att,
 /* message.c */
 PyObject *sf_message_new(struct sf_state *state, struct sf_taken *taken);
 
+/* messages.c */
+PyObject *sf_topic_messages_method(PyObject *self, PyTypeObject *cls, PyObject *const *args,
+                                   Py_ssize_t nargs, PyObject *kwnames);
+
+/* What a reading call asked for. */
+struct sf_request {
+    struct sf_deadline deadline;
+    bool newest, copy;
+    PyObject *out;        /* or NULL */
+    PyObject *or_default; /* or NULL */
+    bool want_meta;
+};
+
 /* topic_read.c */
+/* The loop of every reading call. 1 taken, 0 the deadline passed, -1 exception. */
+int sf_read_next(struct sf_state *state, TopicObject *self, const struct sf_request *request,
+                 struct sf_taken *taken);
+/* What a call gives that took nothing: the default, or an exception. */
+PyObject *sf_finish_read(struct sf_state *state, TopicObject *self,
+                         const struct sf_request *request, int status);
+/* A Message of what was taken; consumes it. */
+PyObject *sf_make_message(struct sf_state *state, struct sf_taken *taken);
+/* Clears the exception that says that the stream is over. */
+void sf_end_iteration(struct sf_state *state);
 PyObject *sf_topic_read_method(PyObject *self, PyTypeObject *cls, PyObject *const *args,
                                Py_ssize_t nargs, PyObject *kwnames);
 PyObject *sf_topic_read_message_method(PyObject *self, PyTypeObject *cls, PyObject *const *args,
                                        Py_ssize_t nargs, PyObject *kwnames);
-PyObject *sf_topic_messages_method(PyObject *self, PyTypeObject *cls, PyObject *const *args,
-                                   Py_ssize_t nargs, PyObject *kwnames);
 PyObject *sf_topic_next(PyObject *self);
 /* Places a reader that is attached already, so that its "new" counts from now. */
 int sf_topic_open_reader(struct sf_state *state, TopicObject *self);

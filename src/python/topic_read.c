@@ -1,6 +1,6 @@
 /* Reading: from a call to an array, by the copy path or the pin path.
  *
- * Owns:      read, read_message, messages, iteration; the waits of readers.
+ * Owns:      read, read_message, iteration over a Topic; the waits of readers.
  * Does not:  know the ring's protocols (core/ring.c) or how arrays are made (arrays.c).
  *
  * Invariants
@@ -20,15 +20,6 @@
 #define SF_NAP_MIN_NS UINT64_C(2000000)
 #define SF_NAP_MAX_NS UINT64_C(50000000)
 
-/* What a call of read or read_message asked for. */
-struct request {
-    struct sf_deadline deadline;
-    bool newest, copy;
-    PyObject *out;        /* or NULL */
-    PyObject *or_default; /* or NULL */
-    bool want_meta;
-};
-
 /* ---- the two paths ---- */
 
 static PyObject *
@@ -41,7 +32,7 @@ get_meta(const struct sf_message *m, const char *prefix)
 
 /* 1 taken, 0 try again, -1 exception. Pin path: the array lies in the ring. */
 static int
-take_view(struct sf_state *state, struct sf_attachment *att, const struct request *request,
+take_view(struct sf_state *state, struct sf_attachment *att, const struct sf_request *request,
           uint64_t from, const struct sf_message *m, struct sf_taken *taken)
 {
     /* After the pin nothing of the block can change: the prefix may be read in place. */
@@ -92,7 +83,7 @@ copy_payload(struct sf_attachment *att, const struct sf_message *m, void *to)
 
 /* The same by the copy path. The block may be evicted under us; then it is tried again. */
 static int
-take_copy(struct sf_state *state, struct sf_attachment *att, const struct request *request,
+take_copy(struct sf_state *state, struct sf_attachment *att, const struct sf_request *request,
           uint64_t from, const struct sf_message *m, struct sf_taken *taken)
 {
     char *prefix = NULL;
@@ -148,7 +139,7 @@ done:
 /* The hot path of small messages: nothing here runs Python code or lets go of the GIL, so the
  * Topic cannot leave its attachment meanwhile. -2: not such a message, take the long way. */
 static int
-take_small(struct sf_state *state, struct sf_attachment *att, const struct request *request,
+take_small(struct sf_state *state, struct sf_attachment *att, const struct sf_request *request,
            uint64_t from, const struct sf_message *m, struct sf_taken *taken)
 {
     PyObject *descr = sf_message_dtype_cached(state, m);
@@ -179,7 +170,7 @@ warn_copying(TopicObject *self)
     }
     self->warned_copy = true;
     return PyErr_WarnFormat(
-        PyExc_RuntimeWarning, 2,
+        PyExc_RuntimeWarning, 1,
         "this reader of '%s' holds max_held (%llu bytes) of views, so read() copies now; drop "
         "arrays that are no longer needed, read with copy=True, or raise max_held",
         self->t.name, (unsigned long long)self->t.att->max_held);
@@ -197,7 +188,7 @@ describe_taken(struct sf_taken *taken, const struct sf_message *m)
 
 /* Takes the next message. 1 taken, 0 try again, -1 exception, or a status. */
 static int
-take(struct sf_state *state, TopicObject *self, const struct request *request,
+take(struct sf_state *state, TopicObject *self, const struct sf_request *request,
      struct sf_taken *taken)
 {
     struct sf_attachment *att = self->t.att;
@@ -285,7 +276,7 @@ wait_for_topic(struct sf_state *state, TopicObject *self, const struct sf_deadli
     if (!self->warned_wait && now - since_ns > UINT64_C(5000000000)) {
         self->warned_wait = true;
         PyObject *hint = PyObject_CallMethod(state->texts, "nearest", "s", self->t.name);
-        int status = hint ? PyErr_WarnFormat(PyExc_RuntimeWarning, 2,
+        int status = hint ? PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
                                              "waiting for topic '%s', which does not exist yet%U",
                                              self->t.name, hint)
                           : -1;
@@ -313,16 +304,16 @@ wait_for_topic(struct sf_state *state, TopicObject *self, const struct sf_deadli
 }
 
 /* The loop of every reading call. 1 taken, 0 the deadline passed, -1 exception. */
-static int
-read_next(struct sf_state *state, TopicObject *self, const struct request *request,
-          struct sf_taken *taken)
+int
+sf_read_next(struct sf_state *state, TopicObject *self, const struct sf_request *request,
+             struct sf_taken *taken)
 {
     struct sf_topic *t = &self->t;
     uint64_t waiting_since = 0;
     taken->array = taken->meta = NULL;
-    int status = sf_topic_enter(t);
+    int status = sf_begin(state, self);
     if (status < 0) {
-        return sf_raise(state, self, status);
+        return status;
     }
     if (t->options.mode == SF_MODE_W) {
         return sf_raise_wrong_mode(state, self, "read");
@@ -375,7 +366,7 @@ sf_topic_open_reader(struct sf_state *state, TopicObject *self)
 
 static int
 parse_request(const char *call, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
-              struct request *request)
+              struct sf_request *request)
 {
     static const char *const names[] = {"timeout", "latest", "copy", "out", "default"};
     PyObject *given[5];
@@ -400,8 +391,9 @@ parse_request(const char *call, PyObject *const *args, Py_ssize_t nargs, PyObjec
     return 0;
 }
 
-static PyObject *
-finish(struct sf_state *state, TopicObject *self, const struct request *request, int status)
+PyObject *
+sf_finish_read(struct sf_state *state, TopicObject *self, const struct sf_request *request,
+               int status)
 {
     if (status == 0) {
         if (request->or_default) {
@@ -417,17 +409,17 @@ sf_topic_read_method(PyObject *op, PyTypeObject *cls, PyObject *const *args, Py_
                      PyObject *kwnames)
 {
     struct sf_state *state = sf_state_of(cls);
-    struct request request;
+    struct sf_request request;
     struct sf_taken taken;
     if (parse_request("read", args, nargs, kwnames, &request) < 0) {
         return NULL;
     }
-    int status = read_next(state, (TopicObject *)op, &request, &taken);
-    return status == 1 ? taken.array : finish(state, (TopicObject *)op, &request, status);
+    int status = sf_read_next(state, (TopicObject *)op, &request, &taken);
+    return status == 1 ? taken.array : sf_finish_read(state, (TopicObject *)op, &request, status);
 }
 
-static PyObject *
-make_message(struct sf_state *state, struct sf_taken *taken)
+PyObject *
+sf_make_message(struct sf_state *state, struct sf_taken *taken)
 {
     PyObject *message = sf_message_new(state, taken);
     Py_DECREF(taken->array);
@@ -440,20 +432,20 @@ sf_topic_read_message_method(PyObject *op, PyTypeObject *cls, PyObject *const *a
                              Py_ssize_t nargs, PyObject *kwnames)
 {
     struct sf_state *state = sf_state_of(cls);
-    struct request request;
+    struct sf_request request;
     struct sf_taken taken;
     if (parse_request("read_message", args, nargs, kwnames, &request) < 0) {
         return NULL;
     }
     request.want_meta = true;
-    int status = read_next(state, (TopicObject *)op, &request, &taken);
-    return status == 1 ? make_message(state, &taken)
-                       : finish(state, (TopicObject *)op, &request, status);
+    int status = sf_read_next(state, (TopicObject *)op, &request, &taken);
+    return status == 1 ? sf_make_message(state, &taken)
+                       : sf_finish_read(state, (TopicObject *)op, &request, status);
 }
 
 /* Iteration ends where reading would say that the stream is over. */
-static void
-end_iteration(struct sf_state *state)
+void
+sf_end_iteration(struct sf_state *state)
 {
     if (PyErr_ExceptionMatches(state->closed_error)) {
         PyErr_Clear();
@@ -464,115 +456,11 @@ PyObject *
 sf_topic_next(PyObject *op)
 {
     struct sf_state *state = sf_state_of(Py_TYPE(op));
-    struct request request = {.deadline = {.until_ns = UINT64_MAX}};
+    struct sf_request request = {.deadline = {.until_ns = UINT64_MAX}};
     struct sf_taken taken;
-    if (read_next(state, (TopicObject *)op, &request, &taken) == 1) {
+    if (sf_read_next(state, (TopicObject *)op, &request, &taken) == 1) {
         return taken.array;
     }
-    end_iteration(state);
+    sf_end_iteration(state);
     return NULL;
 }
-
-/* ---- messages() ---- */
-
-typedef struct {
-    PyObject_HEAD
-    TopicObject *topic;
-    PyObject *timeout; /* or NULL: for ever */
-    bool newest, copy;
-} MessagesObject;
-
-PyObject *
-sf_topic_messages_method(PyObject *op, PyTypeObject *cls, PyObject *const *args, Py_ssize_t nargs,
-                         PyObject *kwnames)
-{
-    static const char *const names[] = {"latest", "copy", "timeout"};
-    struct sf_state *state = sf_state_of(cls);
-    PyObject *given[3];
-    struct sf_deadline checked;
-    bool newest, copy;
-    if (sf_parse_call("messages", args, nargs, kwnames, names, 3, 0, 0, given) < 0 ||
-        sf_parse_flag(given[0], &newest) < 0 || sf_parse_flag(given[1], &copy) < 0 ||
-        sf_parse_timeout(given[2], &checked) < 0) {
-        return NULL;
-    }
-    if (((TopicObject *)op)->t.options.mode == SF_MODE_W) {
-        sf_raise_wrong_mode(state, (TopicObject *)op, "messages");
-        return NULL;
-    }
-    MessagesObject *it = (MessagesObject *)state->messages_type->tp_alloc(state->messages_type, 0);
-    if (it) {
-        it->topic = (TopicObject *)Py_NewRef(op);
-        it->timeout = Py_XNewRef(given[2]);
-        it->newest = newest;
-        it->copy = copy;
-    }
-    return (PyObject *)it;
-}
-
-static PyObject *
-messages_next(PyObject *op)
-{
-    MessagesObject *it = (MessagesObject *)op;
-    struct sf_state *state = sf_state_of(Py_TYPE(op));
-    struct request request = {.newest = it->newest, .copy = it->copy, .want_meta = true};
-    struct sf_taken taken;
-    if (sf_parse_timeout(it->timeout, &request.deadline) < 0) {
-        return NULL;
-    }
-    int status = read_next(state, it->topic, &request, &taken);
-    if (status == 1) {
-        return make_message(state, &taken);
-    }
-    if (status == 0) {
-        return finish(state, it->topic, &request, 0);
-    }
-    end_iteration(state);
-    return NULL;
-}
-
-static int
-messages_traverse(PyObject *op, visitproc visit, void *arg)
-{
-    Py_VISIT(Py_TYPE(op));
-    Py_VISIT(((MessagesObject *)op)->topic);
-    return 0;
-}
-
-static int
-messages_clear(PyObject *op)
-{
-    Py_CLEAR(((MessagesObject *)op)->topic);
-    Py_CLEAR(((MessagesObject *)op)->timeout);
-    return 0;
-}
-
-static void
-messages_dealloc(PyObject *op)
-{
-    PyTypeObject *type = Py_TYPE(op);
-    PyObject_GC_UnTrack(op);
-    (void)messages_clear(op);
-    type->tp_free(op);
-    Py_DECREF(type);
-}
-
-PyDoc_STRVAR(messages_doc, "The iterator that Topic.messages() returns; gives Message objects.");
-
-static PyType_Slot messages_slots[] = {
-    {Py_tp_doc, (void *)messages_doc},
-    {Py_tp_dealloc, messages_dealloc},
-    {Py_tp_traverse, messages_traverse},
-    {Py_tp_clear, messages_clear},
-    {Py_tp_iter, PyObject_SelfIter},
-    {Py_tp_iternext, messages_next},
-    {0, NULL},
-};
-
-PyType_Spec sf_messages_spec = {
-    .name = "shmflow.Messages",
-    .basicsize = sizeof(MessagesObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
-             Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = messages_slots,
-};

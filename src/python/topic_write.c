@@ -286,9 +286,8 @@ parse_circumstances(struct sf_state *state, PyObject **given, struct sf_source *
 static int
 enter_to_write(struct sf_state *state, TopicObject *self, const char *call)
 {
-    int status = sf_topic_enter(&self->t);
-    if (status < 0) {
-        return sf_raise(state, self, status);
+    if (sf_begin(state, self) < 0) {
+        return -1;
     }
     if (self->t.options.mode != SF_MODE_RW && self->t.options.mode != SF_MODE_W) {
         return sf_raise_wrong_mode(state, self, call);

@@ -292,12 +292,12 @@ def test_changed_field_names_are_not_taken_from_a_cache(topic: shmflow.Topic) ->
 
 def test_a_reader_may_rename_the_fields_it_got(topic: shmflow.Topic) -> None:
     data = np.zeros(2, [("a", "i4"), ("b", "i4")])
-    for array in (data, np.zeros(2, [("p", data.dtype)])["p"], np.zeros(2, [("p", data.dtype)])):
-        topic.write(array)
+    for sent in (data, np.zeros(2, [("p", data.dtype)])["p"], np.zeros(2, [("p", data.dtype)])):
+        topic.write(sent)
         received = topic.read(timeout=0).dtype
-        (received if array.dtype == data.dtype else received["p"]).names = ("x", "y")
-        topic.write(array)
-        assert topic.read(timeout=0).dtype == array.dtype
+        (received if sent.dtype == data.dtype else received["p"]).names = ("x", "y")
+        topic.write(sent)
+        assert topic.read(timeout=0).dtype == sent.dtype
 
 
 def test_hundreds_of_dtypes_in_turn(topic: shmflow.Topic) -> None:

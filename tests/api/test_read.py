@@ -280,7 +280,7 @@ def test_each_message_goes_to_exactly_one_thread(topic_name: str, background: An
             writer.write(np.full(2 if i % 3 else 2000, i))
         writer.shutdown()
         got = [thread.outcome() for thread in threads]
-        assert sorted(sum(got, [])) == list(range(count))
+        assert sorted(n for part in got for n in part) == list(range(count))
         assert all(part == sorted(part) for part in got)
         assert reader.stats().read == count
         del threads
@@ -308,7 +308,7 @@ def test_blocked_read_ends_with_closed(topic_name: str, background: Any, how: st
             time.sleep(0.1)
             (reader.close if how == "close" else topic.shutdown)()
             for thread in reading:
-                with pytest.raises(shmflow.Closed, match="shut down|was closed"):
+                with pytest.raises(shmflow.Closed, match=r"shut down|was closed"):
                     thread.outcome()
             del thread, reading
         topic.unlink()

@@ -57,7 +57,7 @@ def test_several_writers_share_one_numbering(topic_name: str, background: Any) -
 
         threads = [background(write, which) for which in range(3)]
         numbers = [thread.outcome() for thread in threads]
-        assert sorted(sum(numbers, [])) == list(range(1, 1501))
+        assert sorted(n for part in numbers for n in part) == list(range(1, 1501))
         assert reader.lost == 0
         last = [-1, -1, -1]
         for _ in range(1500):
@@ -80,7 +80,7 @@ def test_threads_share_a_writer(topic_name: str, background: Any) -> None:
             background(lambda n: [topic.write(np.full(n, n)) for _ in range(300)], n)
             for n in (1, 100, 20000)
         ]
-        numbers = sum((thread.outcome() for thread in threads), [])
+        numbers = [n for thread in threads for n in thread.outcome()]
         assert sorted(numbers) == list(range(1, 901))
         topic.unlink()
 

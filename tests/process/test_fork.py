@@ -86,7 +86,9 @@ def test_inherited_views_keep_their_bytes_while_the_parent_goes_on_writing(
             try:
                 signal.alarm(60)
                 sign.hear(sign.to_child)  # the parent has let go, and overwritten everything
-                same = all((view == value).all() for value, view in zip((1, 2, 3), views, strict=True))
+                same = all(
+                    (view == value).all() for value, view in zip((1, 2, 3), views, strict=True)
+                )
                 read_only = not any(view.flags.writeable for view in views)
                 views.clear()
                 os._exit(0 if same and read_only else 1)

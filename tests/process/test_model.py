@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -36,6 +37,7 @@ LONG = os.environ.get("SHMFLOW_LONG") == "1"
 
 sizes = st.sampled_from(SIZES)
 any_index = st.integers(0, 1000)
+seldom = st.sampled_from([False, False, False, True])  # what ends a program's interesting part
 
 
 # ---- the model ---------------------------------------------------------------------------------
@@ -121,10 +123,12 @@ class TopicMachine(RuleBasedStateMachine):
     """One name; whatever opens it, writes, reads, holds and dies."""
 
     name = "set by the test"
+    seen: Counter[str]  # of all programs together
 
     def __init__(self) -> None:
         super().__init__()
         self.current: Generation | None = None
+        self.lives: list[Generation] = []
         self.writers: list[Writer] = []
         self.readers: list[Reader] = []
         self.loans: list[Loan] = []
@@ -148,6 +152,7 @@ class TopicMachine(RuleBasedStateMachine):
                 self.current = None
             if self.current is None:
                 self.current = Generation()
+                self.lives.append(self.current)
             writer.at = self.current
         assert writer.at is not None
         return writer.at
@@ -179,7 +184,10 @@ class TopicMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.writers)
     @rule(which=any_index)
     def close_writer(self, which: int) -> None:
-        writer = self.writers.pop(which % len(self.writers))
+        self.close_this(self.writers[which % len(self.writers)])
+
+    def close_this(self, writer: Writer) -> None:
+        self.writers.remove(writer)
         writer.topic.close()
         with pytest.raises(shmflow.Closed):
             writer.topic.write(b"")
@@ -198,12 +206,17 @@ class TopicMachine(RuleBasedStateMachine):
     # -- writing
 
     @precondition(lambda self: self.writers)
-    @rule(which=any_index, size=sizes, times=st.integers(1, 4))
-    def write(self, which: int, size: int, times: int) -> None:
+    @rule(
+        which=any_index, some=st.lists(sizes, min_size=1, max_size=4), times=st.integers(1, DEPTH)
+    )
+    def write(self, which: int, some: list[int], times: int) -> None:
         writer = self.writers[which % len(self.writers)]
-        for _ in range(times):
+        for size in some * times:
             content = self.content(size)
             self.publish(writer, content, lambda c=content: writer.topic.write(c, timeout=5))
+        if writer.at is not None and writer.at.shut_down:  # as a program would
+            self.close_this(writer)
+            self.open_writer()
 
     def publish(self, writer: Writer, content: bytes, act: Callable[[], int]) -> None:
         try:
@@ -211,11 +224,13 @@ class TopicMachine(RuleBasedStateMachine):
         except Ended:
             with pytest.raises(shmflow.Closed):
                 act()
+            self.seen["write after the end"] += 1
         else:
             there.messages.append(content)
             assert act() == there.head
+            self.seen["written"] += 1
 
-    @precondition(lambda self: self.writers and len(self.loans) < 3)
+    @precondition(lambda self: self.writers and len(self.loans) < 6)
     @rule(which=any_index, size=sizes)
     def borrow(self, which: int, size: int) -> None:
         writer = self.writers[which % len(self.writers)]
@@ -246,6 +261,7 @@ class TopicMachine(RuleBasedStateMachine):
             assert borrowed.loan.publish() == there.head
         else:
             self.publish(borrowed.writer, borrowed.content, borrowed.loan.publish)
+        self.seen["loan published"] += 1
         assert not array.flags.writeable
         if keep:
             self.held.append((array, borrowed.content))
@@ -261,9 +277,13 @@ class TopicMachine(RuleBasedStateMachine):
     # -- reading
 
     @precondition(lambda self: self.readers)
-    @rule(which=any_index, latest=st.booleans(), copy=st.booleans(), keep=st.booleans())
-    def read(self, which: int, latest: bool, copy: bool, keep: bool) -> None:
+    @rule(which=any_index, latest=seldom, copy=seldom, times=st.integers(1, DEPTH), keep=any_index)
+    def read(self, which: int, latest: bool, copy: bool, times: int, keep: int) -> None:
         reader = self.readers[which % len(self.readers)]
+        for number in range(times):
+            self.read_one(reader, latest, copy, keep=keep >> number & 1 == 1)
+
+    def read_one(self, reader: Reader, latest: bool, copy: bool, keep: bool) -> None:
         try:
             seq, lost, skipped = next_message(reader, self.current, latest)
         except (Nothing, Ended) as why:
@@ -276,6 +296,10 @@ class TopicMachine(RuleBasedStateMachine):
         assert (message.seq, message.lost, message.skipped) == (seq, lost, skipped)
         assert message.array.tobytes() == content
         assert message.array.flags.writeable == copy
+        self.seen["read"] += 1
+        self.seen["lost many"] += lost > DEPTH
+        self.seen["skipped"] += skipped > 0
+        self.seen["read in a later life"] += reader.at is not self.lives[0]
         if keep and len(self.held) < 16:
             self.held.append((message.array, content))
 
@@ -288,8 +312,10 @@ class TopicMachine(RuleBasedStateMachine):
     # -- ends
 
     @precondition(lambda self: self.current is not None)
-    @rule(by=st.sampled_from(["name", "writer"]), which=any_index)
-    def unlink(self, by: str, which: int) -> None:
+    @rule(by=st.sampled_from(["name", "writer"]), which=any_index, really=seldom)
+    def unlink(self, by: str, which: int, really: bool) -> None:
+        if not really:
+            return
         if by == "name" or not self.writers:
             shmflow.unlink(self.name)
         else:
@@ -302,19 +328,21 @@ class TopicMachine(RuleBasedStateMachine):
         self.current = None
 
     @precondition(lambda self: any(w.at is self.current for w in self.writers))
-    @rule()
-    def shutdown(self) -> None:
+    @rule(really=seldom)
+    def shutdown(self, really: bool) -> None:
         writer = next(w for w in self.writers if w.at is self.current)
-        if writer.at is not None:
+        if really and writer.at is not None:
             writer.topic.shutdown()
             writer.at.shut_down = True
 
     # -- other processes
 
     @precondition(lambda self: self.current is not None and not self.current.shut_down)
-    @rule(size=sizes, does=st.sampled_from(["holds", "lends", "writes"]))
-    def another_process_is_killed(self, size: int, does: str) -> None:
+    @rule(size=sizes, does=st.sampled_from(["holds", "lends", "writes"]), really=seldom)
+    def another_process_is_killed(self, size: int, does: str, really: bool) -> None:
         assert self.current is not None
+        if not really:
+            return
         content = self.content(size)
         reading, writing = os.pipe()
         pid = os.fork()
@@ -326,6 +354,7 @@ class TopicMachine(RuleBasedStateMachine):
             os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         assert said == b".", "the child could not do it"
+        self.seen["killed"] += 1
         if does == "writes":
             self.current.messages.append(content)
 
@@ -356,6 +385,10 @@ class TopicMachine(RuleBasedStateMachine):
         assert shmflow.clean() == 0
 
     # -- what is always so
+
+    @invariant()
+    def a_step_is_counted(self) -> None:
+        self.seen["steps"] += 1
 
     @invariant()
     def the_ring_is_what_the_model_says(self) -> None:
@@ -403,13 +436,16 @@ class TopicMachine(RuleBasedStateMachine):
 @pytest.mark.slow
 @pytest.mark.timeout(1200 if LONG else 120)
 def test_topics_do_what_a_model_in_plain_python_says(topic_name: str) -> None:
+    counts: Counter[str] = Counter()
+
     class Machine(TopicMachine):
         name = topic_name
+        seen = counts
 
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=1000 if LONG else 100,
+            max_examples=2000 if LONG else 200,
             stateful_step_count=60,
             deadline=None,
             database=None,
@@ -417,3 +453,7 @@ def test_topics_do_what_a_model_in_plain_python_says(topic_name: str) -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
+    print(dict(counts))
+    assert counts["steps"] >= 3000
+    for what in ("lost many", "skipped", "read in a later life", "killed", "loan published"):
+        assert counts[what] >= 10, f"the programs hardly tried it: {what}"

@@ -162,8 +162,9 @@ def test_readers_go_on_while_a_writer_is_stopped_at_every_point(scene: Scene, si
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
 def test_a_stopped_writer_that_is_killed_gives_way_at_every_point(scene: Scene, size: int) -> None:
-    point = 0
-    for point, frozen in stopped_at_each_point(scene.name, size):
+    points = 0
+    for _, frozen in stopped_at_each_point(scene.name, size):
+        points += 1
         before = {seq: rest for seq, *rest in scene.history()}
         full_names(scene, frozen)
         frozen.kill()
@@ -182,8 +183,8 @@ def test_a_stopped_writer_that_is_killed_gives_way_at_every_point(scene: Scene, 
         scene.write(MAX_MESSAGE)
         scene.hold_again()
         scene.refill()
-    print(f"killed at {point} points of a write of {size} bytes")
-    assert point >= 20
+    print(f"killed at {points} points of a write of {size} bytes")
+    assert points >= 20
 
 
 def test_a_frozen_writer_does_not_keep_others_from_leaving(scene: Scene) -> None:

@@ -1,0 +1,155 @@
+/* Creation: a topic's name becomes a path, and a file that is complete before it has that name.
+ *
+ * Owns:      names and paths; reserving, initialising and naming a segment's file.
+ * Does not:  choose capacities (topic.c) or attach to what it made (segment.c).
+ *
+ * Invariants
+ *   G1  A segment has a name only when it is complete: reserved, initialised, usable.
+ *
+ * A crash here leaves: an unnamed file, gone with us; or, where the file system knows no O_TMPFILE,
+ * a `.shmflow-*` one that `shmflow.clean()` removes.
+ */
+#include "core/attachment.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define SF_STEP_LEN (UINT64_C(64) << 20)
+#define SF_MAX_NAME 200u
+
+/* ---- names ---- */
+
+static bool
+is_name_char(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+           c == '_' || c == '-';
+}
+
+const char *
+sf_segment_dir(void)
+{
+    const char *dir = os_getenv("SHMFLOW_DIR");
+    return dir && dir[0] ? dir : "/dev/shm";
+}
+
+int
+sf_segment_path(const char *name, char *out, size_t len)
+{
+    size_t name_len = strlen(name);
+    if (name_len == 0 || name_len > SF_MAX_NAME) {
+        return SF_BAD_NAME;
+    }
+    bool at_start = true;
+    for (size_t i = 0; i < name_len; i++) {
+        if (name[i] == '/' ? at_start : !is_name_char(name[i]) || (at_start && name[i] == '.')) {
+            return SF_BAD_NAME;
+        }
+        at_start = name[i] == '/';
+    }
+    if (at_start) {
+        return SF_BAD_NAME;
+    }
+    char dir[4096];
+    int status = os_absolute(sf_segment_dir(), dir, sizeof dir); /* chdir must not lose it */
+    if (status < 0) {
+        return status;
+    }
+    int n = snprintf(out, len, "%s/shmflow.%s", dir, name);
+    if (n < 0 || (size_t)n >= len) {
+        return -ENAMETOOLONG;
+    }
+    for (char *c = out + ((size_t)n - name_len); *c; c++) {
+        *c = *c == '/' ? '+' : *c;
+    }
+    return 0;
+}
+
+static void
+folder_of(const char *path, char *out, size_t len)
+{
+    snprintf(out, len, "%s", path);
+    char *slash = strrchr(out, '/');
+    if (slash) {
+        *slash = 0;
+    }
+}
+
+/* ---- creation ---- */
+
+static int
+reserve(int fd, const char *dir, uint64_t file_len, int (*between)(void *), void *context)
+{
+    uint64_t free_len = 0, total_len = 0;
+    if (file_len > os_cgroup_room()) {
+        return SF_NO_CGROUP; /* tmpfs would be let in, and the process killed at first touch */
+    }
+    if (os_space(dir, &free_len, &total_len) == 0 && file_len > free_len) {
+        return SF_NO_SPACE;
+    }
+    int status = os_file_resize(fd, file_len);
+    for (uint64_t off = 0; status == 0 && off < file_len;) {
+        uint64_t len = file_len - off < SF_STEP_LEN ? file_len - off : SF_STEP_LEN;
+        status = os_file_reserve(fd, off, len);
+        if (status == 0) {
+            off += len;
+        }
+        if (status == 0 || status == -EINTR) {
+            status = between ? between(context) : 0;
+        }
+    }
+    return status == -ENOSPC || status == -EDQUOT ? SF_NO_SPACE : status;
+}
+
+static int
+initialise(int fd, const struct sf_layout *layout)
+{
+    void *base;
+    int status = os_map(fd, 0, layout->arena_off, true, &base);
+    if (status < 0) {
+        return status;
+    }
+    struct sf_header *header = base;
+    sf_layout_store(layout, header);
+    os_random(header->identity, sizeof header->identity);
+    os_boot_id(header->boot_id);
+    header->created_ns = os_realtime_ns();
+    struct sf_ring ring;
+    sf_ring_bind(&ring, layout, base);
+    status = sf_rebuild_locked(&ring); /* nobody else can see the file yet: G1 */
+    os_unmap(base, layout->arena_off);
+    return status;
+}
+
+int
+sf_segment_create(const char *path, const struct sf_params *params, uint32_t permissions,
+                  int (*between)(void *), void *context)
+{
+    struct sf_layout layout;
+    int status = sf_layout_compute(params, &layout);
+    if (status < 0) {
+        return status;
+    }
+    char dir[4096], tmp[64];
+    folder_of(path, dir, sizeof dir);
+    int fd = os_file_create(dir, permissions, tmp);
+    if (fd < 0) {
+        return fd == -EACCES || fd == -EPERM || fd == -EROFS ? SF_DENIED
+               : fd == -ENOSPC                               ? SF_NO_SPACE
+                                                             : fd;
+    }
+    status = reserve(fd, dir, layout.file_len, between, context);
+    if (status == 0) {
+        status = initialise(fd, &layout);
+    }
+    if (status == 0) {
+        status = os_file_publish(fd, dir, tmp, path);
+    }
+    if (status < 0) {
+        os_file_abandon(fd, dir, tmp);
+        return status == -EEXIST ? SF_EXISTS : status;
+    }
+    (void)os_file_close(fd);
+    return 0;
+}

@@ -1,0 +1,125 @@
+/* Removal: a generation ends, and everybody in it learns that it did.
+ *
+ * Owns:      unlinking a segment; who may do it and in which order; whether a name still leads
+ *            where it led.
+ * Does not:  wait for anybody: views and attachments keep the memory as long as they need it.
+ *
+ * Invariants
+ *   G2  Who removes holds SF_LOCK_UNLINK of that inode, has seen the name lead to it, has set
+ *       SF_UNLINKED and rung before the name goes. So nobody waits in it for ever.
+ *
+ * A crash here leaves: a named segment flagged SF_UNLINKED, which attachers take for absent and
+ * creators remove (SF_WHEN_FLAGGED).
+ */
+#include "core/attachment.h"
+
+#include <errno.h>
+#include <string.h>
+
+static void
+flag_removed(struct sf_ring *ring)
+{
+    /* Before the bells, and before the name goes: acquire in attach, seq_cst in wait (H). */
+    sf_or_seq32(&ring->header->ended, SF_UNLINKED);
+    sf_bell_ring_always(&ring->header->bell);
+    sf_bell_ring_always(&ring->header->room);
+}
+
+/* Under G2's byte: may it go, and if so flag it. A file that is no segment may go by name only. */
+static int
+flag_if_meant(int fd, uint64_t size, const uint8_t *identity, enum sf_when when)
+{
+    void *base = NULL;
+    struct sf_layout layout;
+    int status = size >= SF_PAGE ? os_map(fd, 0, SF_PAGE, true, &base) : SF_SHORT;
+    if (status == 0) {
+        status = sf_layout_load(base, size, &layout);
+    }
+    if (status < 0) {
+        os_unmap(base, SF_PAGE);
+        return identity || when == SF_WHEN_FLAGGED ? SF_BUSY : 0;
+    }
+    struct sf_ring ring;
+    sf_ring_bind(&ring, &layout, base); /* only its header lies in this page */
+    /* Acquire: with the or of the remover that died. */
+    bool flagged = (sf_load_acquire(&ring.header->ended) & SF_UNLINKED) != 0;
+    if (identity && memcmp(ring.header->identity, identity, 16) != 0) {
+        status = SF_NOT_FOUND;
+    }
+    else if (when == SF_WHEN_FLAGGED && !flagged) {
+        status = SF_BUSY;
+    }
+    else {
+        flag_removed(&ring);
+    }
+    os_unmap(base, SF_PAGE);
+    return status;
+}
+
+static int
+remove_open(int fd, const char *path, const uint8_t *identity, enum sf_when when)
+{
+    struct os_file_info info, named;
+    int status = os_file_info(fd, &info);
+    if (status < 0) {
+        return status;
+    }
+    if (!info.is_regular) {
+        return SF_NOT_A_FILE;
+    }
+    if (os_lock_try(fd, SF_LOCK_UNLINK, 1) < 0) { /* G2 */
+        return SF_RACE;
+    }
+    if (os_path_info(path, &named) < 0 || named.ino != info.ino || named.dev != info.dev) {
+        return SF_NOT_FOUND;
+    }
+    /* All slots' bytes at once: nobody is attached, and nobody can attach meanwhile. */
+    if (when == SF_WHEN_IDLE && os_lock_try(fd, SF_LOCK_SLOT, SF_MAX_PARTICIPANTS) < 0) {
+        return SF_BUSY;
+    }
+    /* Before the flag: a removal that is refused must not have ended the topic. */
+    if (os_may_remove(path) < 0) {
+        return SF_DENIED;
+    }
+    status = flag_if_meant(fd, info.size, identity, when);
+    return status < 0 ? status : sf_open_status(os_file_remove(path));
+}
+
+int
+sf_segment_remove(const char *path, const uint8_t *identity, enum sf_when when)
+{
+    int fd = os_file_open(path, true);
+    if (fd < 0) {
+        return sf_open_status(fd);
+    }
+    int status = remove_open(fd, path, identity, when);
+    /* Dropped by name, not only by close: a child forked just now shares the description. */
+    (void)os_lock_drop(fd, SF_LOCK_SLOT, SF_MAX_PARTICIPANTS + 1);
+    (void)os_file_close(fd);
+    return status;
+}
+
+bool
+sf_attachment_is_named(struct sf_attachment *att)
+{
+    struct os_file_info named;
+    int status = os_path_info(att->path, &named);
+    if (status == 0 && named.ino == att->ino && named.dev == att->dev) {
+        return true;
+    }
+    if (status < 0 && status != -ENOENT) {
+        return true; /* cannot be told: not a reason to leave */
+    }
+    if (!att->monitor) {
+        flag_removed(&att->ring);
+    }
+    return false;
+}
+
+bool
+sf_attachment_has_gone(struct sf_attachment *att)
+{
+    /* Acquire: with flag_removed. */
+    return (sf_load_acquire(&att->ring.header->ended) & SF_UNLINKED) != 0 ||
+           !sf_attachment_is_named(att);
+}

@@ -1,0 +1,112 @@
+/* messages(): an iterator over a Topic that gives Message objects.
+ *
+ * Owns:      the Messages type and Topic.messages.
+ * Does not:  read by itself: each step is one sf_read_next (topic_read.c).
+ *
+ * Invariants
+ *   M1  Ends, without an error, where reading would say that the stream is over.
+ * A crash here leaves: nothing.
+ */
+#include "python/module.h"
+
+typedef struct {
+    PyObject_HEAD
+    TopicObject *topic;
+    PyObject *timeout; /* or NULL: for ever */
+    bool newest, copy;
+} MessagesObject;
+
+PyObject *
+sf_topic_messages_method(PyObject *op, PyTypeObject *cls, PyObject *const *args, Py_ssize_t nargs,
+                         PyObject *kwnames)
+{
+    static const char *const names[] = {"latest", "copy", "timeout"};
+    struct sf_state *state = sf_state_of(cls);
+    PyObject *given[3];
+    struct sf_deadline checked;
+    bool newest, copy;
+    if (sf_parse_call("messages", args, nargs, kwnames, names, 3, 0, 0, given) < 0 ||
+        sf_parse_flag(given[0], &newest) < 0 || sf_parse_flag(given[1], &copy) < 0 ||
+        sf_parse_timeout(given[2], &checked) < 0) {
+        return NULL;
+    }
+    if (((TopicObject *)op)->t.options.mode == SF_MODE_W) {
+        sf_raise_wrong_mode(state, (TopicObject *)op, "messages");
+        return NULL;
+    }
+    MessagesObject *it = (MessagesObject *)state->messages_type->tp_alloc(state->messages_type, 0);
+    if (it) {
+        it->topic = (TopicObject *)Py_NewRef(op);
+        it->timeout = Py_XNewRef(given[2]);
+        it->newest = newest;
+        it->copy = copy;
+    }
+    return (PyObject *)it;
+}
+
+static PyObject *
+messages_next(PyObject *op)
+{
+    MessagesObject *it = (MessagesObject *)op;
+    struct sf_state *state = sf_state_of(Py_TYPE(op));
+    struct sf_request request = {.newest = it->newest, .copy = it->copy, .want_meta = true};
+    struct sf_taken taken;
+    if (sf_parse_timeout(it->timeout, &request.deadline) < 0) {
+        return NULL;
+    }
+    int status = sf_read_next(state, it->topic, &request, &taken);
+    if (status == 1) {
+        return sf_make_message(state, &taken);
+    }
+    if (status == 0) {
+        return sf_finish_read(state, it->topic, &request, 0);
+    }
+    sf_end_iteration(state);
+    return NULL;
+}
+
+static int
+messages_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(((MessagesObject *)op)->topic);
+    return 0;
+}
+
+static int
+messages_clear(PyObject *op)
+{
+    Py_CLEAR(((MessagesObject *)op)->topic);
+    Py_CLEAR(((MessagesObject *)op)->timeout);
+    return 0;
+}
+
+static void
+messages_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    (void)messages_clear(op);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+PyDoc_STRVAR(messages_doc, "The iterator that Topic.messages() returns; gives Message objects.");
+
+static PyType_Slot messages_slots[] = {
+    {Py_tp_doc, (void *)messages_doc},
+    {Py_tp_dealloc, messages_dealloc},
+    {Py_tp_traverse, messages_traverse},
+    {Py_tp_clear, messages_clear},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, messages_next},
+    {0, NULL},
+};
+
+PyType_Spec sf_messages_spec = {
+    .name = "shmflow.Messages",
+    .basicsize = sizeof(MessagesObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = messages_slots,
+};
