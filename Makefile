@@ -134,7 +134,7 @@ test-quick: test-c
 
 .PHONY: test-python
 test-python: $(VENV)/.stamp-test $(VENV)/.stamp-installed
-	$(PYTEST) $(ARGS)
+	$(PYTEST) -q -n 2 --dist loadfile $(ARGS)
 
 strict := -std=c11 -Wall -Wextra -Wconversion -Wshadow -Wmissing-prototypes -D_GNU_SOURCE -pthread \
     $(if $(SHMFLOW_WERROR),-Werror)
@@ -232,7 +232,7 @@ lint:
 lint-format: $(VENV)/.stamp-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror $(wildcard src/*/*.[ch] tests/core/*.[ch])
+	$(BIN)/clang-format --dry-run -Werror $(wildcard src/*/*.[ch] tests/*/*.[ch])
 
 # From an empty directory, for else mypy reads the checkout and stubtest imports from it.
 .PHONY: lint-types
@@ -275,7 +275,7 @@ sdist: $(VENV)/.stamp-lint
 format: $(VENV)/.stamp-lint
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(wildcard src/*/*.[ch] tests/core/*.[ch])
+	$(BIN)/clang-format -i $(wildcard src/*/*.[ch] tests/*/*.[ch])
 
 ## clean: removes what these words made
 .PHONY: clean

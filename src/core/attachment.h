@@ -54,7 +54,7 @@ struct sf_attachment {
     /* pins.c, under the mutex: how many views of this process look at a block. */
     pthread_mutex_t pins_mutex;
     uint32_t *pins;
-    uint64_t held_len, held_blocks, pinned, max_held;
+    uint64_t held_len, held_blocks, pinned, max_held, least_held;
 
     /* Any thread, relaxed: hints that may be lost. */
     _Atomic uint8_t *filled; /* per 2 MiB of the arena: are its page tables filled? (flow.c) */
@@ -64,7 +64,6 @@ struct sf_attachment {
     /* fork.c, under the registry's mutex. */
     struct sf_attachment *next, *prev;
     bool registered;
-    _Atomic uint32_t *topic_closed; /* of the Topic that it belongs to, or NULL (topic.c) */
     struct sf_fork_copy *copies;
     bool copies_failed;
 };
@@ -99,6 +98,8 @@ enum sf_when {
     SF_WHEN_FLAGGED, /* an earlier remover died before it took the name away */
 };
 int sf_segment_remove(const char *path, const uint8_t *identity, enum sf_when when);
+/* The same at the end of the process, if nobody is attached but the slots that `mine` marks. */
+int sf_segment_remove_last(const char *path, const uint8_t *identity, const uint8_t *mine);
 /* Does the name still lead to this segment? If not, says so to all in the segment. */
 bool sf_attachment_is_named(struct sf_attachment *att);
 /* Was it removed, by the flag or by the name? */

@@ -144,7 +144,6 @@ static void
 make_void(struct sf_attachment *att)
 {
     att->life = NULL; /* MADV_DONTFORK: there is nothing at that address here */
-    att->topic_closed = NULL;
     /* Where the reader stood goes on being known: topic.c attaches anew there. Ours, relaxed. */
     sf_store_relaxed(&att->monitor_cursor, sf_load_relaxed(att->cursor));
     att->cursor = &att->monitor_cursor;
@@ -275,24 +274,30 @@ sf_fork_trouble(void)
     return sf_load_relaxed(&trouble) != 0 && sf_take_flag(&trouble) != 0; /* private */
 }
 
+/* Marks the slots that this process has in the segment that `att` is attached to. */
+static void
+mark_mine(const struct sf_attachment *att, uint8_t mine[SF_MAX_PARTICIPANTS])
+{
+    memset(mine, 0, SF_MAX_PARTICIPANTS);
+    for (struct sf_attachment *other = registry.first; other; other = other->next) {
+        if (other->ino == att->ino && other->dev == att->dev && other->slot != SF_NIL) {
+            mine[other->slot] = 1;
+        }
+    }
+}
+
 void
 sf_process_exit(void)
 {
+    uint8_t mine[SF_MAX_PARTICIPANTS];
     (void)sf_process_epoch();
     pthread_mutex_lock(&registry.mutex);
     for (struct sf_attachment *att = registry.first; att; att = att->next) {
-        /* Only where nothing but an idle Topic has a hold on it: a view, or a daemon thread's
-         * call, still needs the slot. Acquire: with the drops of the others. */
-        if ((att->ring.lay.flags & SF_TEMPORARY) == 0 || att->monitor || !att->topic_closed ||
-            sf_load_acquire(&att->refs) != 1) {
-            continue;
+        /* The name only: views and daemon threads keep slot, byte and memory to the last. */
+        if ((att->ring.lay.flags & SF_TEMPORARY) != 0 && !att->monitor) {
+            mark_mine(att, mine);
+            (void)sf_segment_remove_last(att->path, att->identity, mine);
         }
-        sf_store_seq(att->topic_closed, 1); /* no call comes after; Python holds the GIL here */
-        sf_slot_give_up(att);
-        att->slot = SF_NIL;
-        os_unmap(att->life, os_page_len());
-        att->life = NULL;
-        (void)sf_segment_remove(att->path, att->identity, SF_WHEN_IDLE);
     }
     pthread_mutex_unlock(&registry.mutex);
 }

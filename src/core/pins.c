@@ -6,7 +6,7 @@
  * Invariants
  *   N1  The shared bit is set exactly while the local count is above 0, the mutex aside. Without
  *       the count, two threads that look at one block would clear each other's bit.
- *   N2  A participant holds at most max_held bytes, or one block; a brief pin (a copy in
+ *   N2  A participant holds at most max_held bytes, or least_held blocks; a brief pin (a copy in
  *       progress) and a published loan are let in beyond, since they end or exist already.
  *   N3  The mutex is a leaf: held for a few instructions, across nothing that blocks. fork holds
  *       it while it copies held pages aside (fork.c), so the set of pins stands still then.
@@ -49,7 +49,7 @@ count_out(struct sf_attachment *att, uint32_t desc)
 static bool
 has_room(const struct sf_attachment *att, uint64_t block_len)
 {
-    return att->held_blocks == 0 ||
+    return att->held_blocks < att->least_held ||
            (att->held_len <= att->max_held && block_len <= att->max_held - att->held_len);
 }
 

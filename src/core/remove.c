@@ -56,8 +56,24 @@ flag_if_meant(int fd, uint64_t size, const uint8_t *identity, enum sf_when when)
     return status;
 }
 
+/* All slots' bytes but mine: nobody else is attached, and nobody can attach meanwhile. */
+static bool
+lock_slots(int fd, const uint8_t *mine)
+{
+    if (!mine) {
+        return os_lock_try(fd, SF_LOCK_SLOT, SF_MAX_PARTICIPANTS) == 0;
+    }
+    for (uint32_t slot = 0; slot < SF_MAX_PARTICIPANTS; slot++) {
+        if (!mine[slot] && os_lock_try(fd, SF_LOCK_SLOT + slot, 1) < 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static int
-remove_open(int fd, const char *path, const uint8_t *identity, enum sf_when when)
+remove_open(int fd, const char *path, const uint8_t *identity, enum sf_when when,
+            const uint8_t *mine)
 {
     struct os_file_info info, named;
     int status = os_file_info(fd, &info);
@@ -73,8 +89,7 @@ remove_open(int fd, const char *path, const uint8_t *identity, enum sf_when when
     if (os_path_info(path, &named) < 0 || named.ino != info.ino || named.dev != info.dev) {
         return SF_NOT_FOUND;
     }
-    /* All slots' bytes at once: nobody is attached, and nobody can attach meanwhile. */
-    if (when == SF_WHEN_IDLE && os_lock_try(fd, SF_LOCK_SLOT, SF_MAX_PARTICIPANTS) < 0) {
+    if (when == SF_WHEN_IDLE && !lock_slots(fd, mine)) {
         return SF_BUSY;
     }
     /* Before the flag: a removal that is refused must not have ended the topic. */
@@ -85,18 +100,30 @@ remove_open(int fd, const char *path, const uint8_t *identity, enum sf_when when
     return status < 0 ? status : sf_open_status(os_file_remove(path));
 }
 
-int
-sf_segment_remove(const char *path, const uint8_t *identity, enum sf_when when)
+static int
+remove_path(const char *path, const uint8_t *identity, enum sf_when when, const uint8_t *mine)
 {
     int fd = os_file_open(path, true);
     if (fd < 0) {
         return sf_open_status(fd);
     }
-    int status = remove_open(fd, path, identity, when);
+    int status = remove_open(fd, path, identity, when, mine);
     /* Dropped by name, not only by close: a child forked just now shares the description. */
     (void)os_lock_drop(fd, SF_LOCK_SLOT, SF_MAX_PARTICIPANTS + 1);
     (void)os_file_close(fd);
     return status;
+}
+
+int
+sf_segment_remove(const char *path, const uint8_t *identity, enum sf_when when)
+{
+    return remove_path(path, identity, when, NULL);
+}
+
+int
+sf_segment_remove_last(const char *path, const uint8_t *identity, const uint8_t *mine)
+{
+    return remove_path(path, identity, SF_WHEN_IDLE, mine);
 }
 
 bool

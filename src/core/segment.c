@@ -195,6 +195,7 @@ attach_once(const char *path, enum sf_attach_as as, struct sf_attachment **out)
         att->ino = info.ino;
         att->uid = info.uid;
         att->max_held = layout.capacity / 4;
+        att->least_held = 2; /* a loop holds the last message while it reads the next */
         att->pins = calloc(layout.desc_len, sizeof *att->pins);
         att->filled = calloc((layout.capacity + layout.lane_len) / SF_FILL_LEN + 1, 1);
         status =

@@ -92,7 +92,6 @@ sf_topic_leave(struct sf_topic *topic)
     }
     sf_topic_totals(topic, &topic->past);
     topic->cursor = sf_load_relaxed(att->cursor); /* ours; in a child, a private copy (fork.c) */
-    att->topic_closed = NULL;
     sf_clear_roles(att); /* views may keep the slot; it reads and writes no more */
     topic->att = NULL;
     sf_attachment_unref(att);
@@ -206,12 +205,12 @@ attach_to(struct sf_topic *topic)
     }
     if (topic->options.max_held) {
         att->max_held = topic->options.max_held;
+        att->least_held = 1; /* a number that was given is kept, but for one block */
     }
     bool same = memcmp(topic->last_identity, att->identity, sizeof att->identity) == 0;
     memcpy(topic->last_identity, att->identity, sizeof att->identity);
     topic->generation += !same;
     topic->att = att;
-    att->topic_closed = &topic->closed;
     topic->has_written = false;
     /* Acquire: with the end's setter. */
     topic->was_ended = (sf_load_acquire(&att->ring.header->ended) & SF_SHUTDOWN) != 0;

@@ -35,7 +35,7 @@ PyDoc_STRVAR(
     "depth: how many messages are retained at most; None: as many as fit.\n"
     "start: where a reader begins: 'oldest' retained, 'latest' (the newest one first), 'new'.\n"
     "max_held: bytes of views this Topic may hold before read() copies; None: a quarter of the\n"
-    "    capacity, at least one message.\n"
+    "    capacity, at least two messages.\n"
     "create: None: a writer makes the topic at its first write, or now with a capacity. True: "
     "make\n"
     "    it now, TopicExists if it is there. False: it must be there now.\n"

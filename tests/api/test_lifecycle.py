@@ -137,9 +137,6 @@ def test_exit_with_views_and_a_blocked_daemon_thread_is_safe(
     run_python: Callable[..., Any],
 ) -> None:
     assert run_python(AT_EXIT.format(daemon=True)).stdout == "['goes']\n"
-    # The thread held the topic to the very end; whoever comes next takes away what is left.
-    assert all(info.participants == 0 for info in shmflow.topics())
-    shmflow.clean()
     assert shmflow.topics() == []
 
 

@@ -95,17 +95,20 @@ TEST(a_participant_holds_its_share_and_no_more)
     remove_topic("cap");
 }
 
-TEST(one_block_may_be_held_however_large_it_is)
+TEST(as_many_blocks_as_must_may_be_held_however_large_they_are)
 {
     struct sf_attachment *att = create_and_attach("single", 1 << 18, 30);
+    CHECK_EQ(att->least_held, 2);
     att->max_held = 100;
-    send_some(att, 2, LARGE);
-    struct sf_message a = look(att, 1), b = look(att, 2);
+    send_some(att, 3, LARGE);
+    struct sf_message a = look(att, 1), b = look(att, 2), c = look(att, 3);
     CHECK_EQ(sf_pin(att, &a, false), SF_PIN_OK);
-    CHECK_EQ(sf_pin(att, &b, false), SF_PIN_CAP);
-    sf_unpin(att, a.desc);
     CHECK_EQ(sf_pin(att, &b, false), SF_PIN_OK);
+    CHECK_EQ(sf_pin(att, &c, false), SF_PIN_CAP);
+    sf_unpin(att, a.desc);
+    CHECK_EQ(sf_pin(att, &c, false), SF_PIN_OK);
     sf_unpin(att, b.desc);
+    sf_unpin(att, c.desc);
     sf_attachment_unref(att);
     remove_topic("single");
 }

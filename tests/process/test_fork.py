@@ -235,6 +235,9 @@ FAMILY = """
     import numpy as np
     import shmflow
 
+    def say(text):  # in one piece: two processes share the pipe
+        os.write(1, text.encode() + b"\\n")
+
     name, who = sys.argv[1], sys.argv[2]
     topic = shmflow.Topic(name, "rw", capacity=1 << 20)
     topic.write(np.full(20000, 1, np.uint8))
@@ -245,17 +248,17 @@ FAMILY = """
         if who == "child uses it":
             topic.write(np.full(20000, 2, np.uint8))
             own = topic.read(5)
-        print("child", os.getpid(), flush=True)
+        say(f"child {os.getpid()}")
         os.read(r, 1)  # the parent is gone
         assert (view == 1).all()
         if who == "child uses it":
             assert (own == 2).all()
             topic.write(np.full(20000, 3, np.uint8))
-        print("child saw it", flush=True)
+        say("child saw it")
         sys.stdin.readline()
         os._exit(0)
     os.close(r)
-    print("parent", flush=True)
+    say("parent")
     time.sleep(100)
 """
 
