@@ -34,6 +34,11 @@ from pathlib import Path
 
 import pytest
 
+# A runner that was started in the background ignores SIGINT, and so would all its children: but
+# Ctrl-C is among the things that are tested.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ROOT = Path(__file__).resolve().parent.parent
 SHM = Path("/dev/shm")
 PREFIX = "shmflow-tests-"
