@@ -165,7 +165,9 @@ is_passable(struct sf_ring *ring, int area, uint32_t desc, uint64_t *seq)
             return !sf_owner_lives(ring, owner);
         }
     }
-    return area == LANE || !sf_is_held(ring, desc);
+    /* G. Below the threshold nobody holds (ring.c, retire). */
+    return area == LANE || sf_load_relaxed(&d->len) < ring->lay.threshold ||
+           !sf_is_held(ring, desc);
 }
 
 static uint32_t

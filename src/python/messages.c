@@ -17,11 +17,10 @@ typedef struct {
 } MessagesObject;
 
 PyObject *
-sf_topic_messages_method(PyObject *op, PyTypeObject *cls, PyObject *const *args, Py_ssize_t nargs,
-                         PyObject *kwnames)
+sf_topic_messages_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     static const char *const names[] = {"latest", "copy", "timeout"};
-    struct sf_state *state = sf_state_of(cls);
+    struct sf_state *state = ((TopicObject *)op)->state;
     PyObject *given[3];
     struct sf_deadline checked;
     bool newest, copy;

@@ -43,7 +43,8 @@ struct sf_state *sf_state_of_module(PyObject *module);
 typedef struct {
     PyObject_HEAD
     struct sf_topic t;
-    bool open; /* t is initialised */
+    struct sf_state *state; /* of the type's module, which the type keeps alive */
+    bool open;              /* t is initialised */
     bool warned_copy, warned_wait;
     uint64_t copied; /* messages that read() copied, over all generations */
     PyObject *weakrefs;
@@ -154,8 +155,8 @@ PyObject *sf_view_new_claim(struct sf_state *state, struct sf_attachment *att,
 PyObject *sf_message_new(struct sf_state *state, struct sf_taken *taken);
 
 /* messages.c */
-PyObject *sf_topic_messages_method(PyObject *self, PyTypeObject *cls, PyObject *const *args,
-                                   Py_ssize_t nargs, PyObject *kwnames);
+PyObject *sf_topic_messages_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                                   PyObject *kwnames);
 
 /* What a reading call asked for. */
 struct sf_request {
@@ -177,21 +178,21 @@ PyObject *sf_finish_read(struct sf_state *state, TopicObject *self,
 PyObject *sf_make_message(struct sf_state *state, struct sf_taken *taken);
 /* Clears the exception that says that the stream is over. */
 void sf_end_iteration(struct sf_state *state);
-PyObject *sf_topic_read_method(PyObject *self, PyTypeObject *cls, PyObject *const *args,
-                               Py_ssize_t nargs, PyObject *kwnames);
-PyObject *sf_topic_read_message_method(PyObject *self, PyTypeObject *cls, PyObject *const *args,
-                                       Py_ssize_t nargs, PyObject *kwnames);
+PyObject *sf_topic_read_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                               PyObject *kwnames);
+PyObject *sf_topic_read_message_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                                       PyObject *kwnames);
 PyObject *sf_topic_next(PyObject *self);
 /* Places a reader that is attached already, so that its "new" counts from now. */
 int sf_topic_open_reader(struct sf_state *state, TopicObject *self);
 
 /* topic_write.c */
-PyObject *sf_topic_write_method(PyObject *self, PyTypeObject *cls, PyObject *const *args,
-                                Py_ssize_t nargs, PyObject *kwnames);
-PyObject *sf_topic_loan_method(PyObject *self, PyTypeObject *cls, PyObject *const *args,
-                               Py_ssize_t nargs, PyObject *kwnames);
-PyObject *sf_topic_shutdown_method(PyObject *self, PyTypeObject *cls, PyObject *const *args,
-                                   Py_ssize_t nargs, PyObject *kwnames);
+PyObject *sf_topic_write_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                                PyObject *kwnames);
+PyObject *sf_topic_loan_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                               PyObject *kwnames);
+PyObject *sf_topic_shutdown_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                                   PyObject *kwnames);
 /* Attaches as a writer, creating what is missing. len: of the first message, or 0. */
 int sf_topic_open_writer(struct sf_state *state, TopicObject *self, uint64_t len);
 /* Writes what source says; 0 and *seq, or -1. */

@@ -405,10 +405,9 @@ sf_finish_read(struct sf_state *state, TopicObject *self, const struct sf_reques
 }
 
 PyObject *
-sf_topic_read_method(PyObject *op, PyTypeObject *cls, PyObject *const *args, Py_ssize_t nargs,
-                     PyObject *kwnames)
+sf_topic_read_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    struct sf_state *state = sf_state_of(cls);
+    struct sf_state *state = ((TopicObject *)op)->state;
     struct sf_request request;
     struct sf_taken taken;
     if (parse_request("read", args, nargs, kwnames, &request) < 0) {
@@ -428,10 +427,10 @@ sf_make_message(struct sf_state *state, struct sf_taken *taken)
 }
 
 PyObject *
-sf_topic_read_message_method(PyObject *op, PyTypeObject *cls, PyObject *const *args,
-                             Py_ssize_t nargs, PyObject *kwnames)
+sf_topic_read_message_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                             PyObject *kwnames)
 {
-    struct sf_state *state = sf_state_of(cls);
+    struct sf_state *state = ((TopicObject *)op)->state;
     struct sf_request request;
     struct sf_taken taken;
     if (parse_request("read_message", args, nargs, kwnames, &request) < 0) {

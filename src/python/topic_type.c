@@ -422,6 +422,7 @@ topic_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwa
 {
     TopicObject *self = (TopicObject *)type->tp_alloc(type, 0);
     if (self) {
+        self->state = sf_state_of(type);
         /* Closed until init has opened it, so that every call has one thing to look at. */
         sf_store_relaxed(&self->t.closed, 1);
         self->t.name = self->t.path = NULL;
@@ -429,7 +430,7 @@ topic_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwa
     return (PyObject *)self;
 }
 
-#define FAST (METH_METHOD | METH_FASTCALL | METH_KEYWORDS)
+#define FAST (METH_FASTCALL | METH_KEYWORDS)
 #define CALL(function) (PyCFunction)(void (*)(void))(function)
 
 static PyMethodDef topic_methods[] = {

@@ -296,11 +296,10 @@ enter_to_write(struct sf_state *state, TopicObject *self, const char *call)
 }
 
 PyObject *
-sf_topic_write_method(PyObject *op, PyTypeObject *cls, PyObject *const *args, Py_ssize_t nargs,
-                      PyObject *kwnames)
+sf_topic_write_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     static const char *const names[] = {"", "meta", "timestamp_ns", "timeout"};
-    struct sf_state *state = sf_state_of(cls);
+    struct sf_state *state = ((TopicObject *)op)->state;
     TopicObject *self = (TopicObject *)op;
     PyObject *given[4] = {nargs == 1 ? args[0] : NULL};
     if (((kwnames || nargs != 1) &&
@@ -325,11 +324,10 @@ sf_topic_write_method(PyObject *op, PyTypeObject *cls, PyObject *const *args, Py
 }
 
 PyObject *
-sf_topic_loan_method(PyObject *op, PyTypeObject *cls, PyObject *const *args, Py_ssize_t nargs,
-                     PyObject *kwnames)
+sf_topic_loan_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     static const char *const names[] = {"shape", "dtype", "meta", "timestamp_ns", "timeout"};
-    struct sf_state *state = sf_state_of(cls);
+    struct sf_state *state = ((TopicObject *)op)->state;
     TopicObject *self = (TopicObject *)op;
     PyObject *given[5];
     if (sf_parse_call("loan", args, nargs, kwnames, names, 5, 2, 1, given) < 0 ||
@@ -353,10 +351,9 @@ sf_topic_loan_method(PyObject *op, PyTypeObject *cls, PyObject *const *args, Py_
 }
 
 PyObject *
-sf_topic_shutdown_method(PyObject *op, PyTypeObject *cls, PyObject *const *args, Py_ssize_t nargs,
-                         PyObject *kwnames)
+sf_topic_shutdown_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    struct sf_state *state = sf_state_of(cls);
+    struct sf_state *state = ((TopicObject *)op)->state;
     TopicObject *self = (TopicObject *)op;
     PyObject *given[1];
     struct sf_deadline deadline = {.until_ns = UINT64_MAX};
