@@ -33,7 +33,7 @@ def compile_agent() -> Path:
         if os.environ.get("SHMFLOW_CI") == "1":
             pytest.fail(f"no C compiler ({compiler[0]}), and SHMFLOW_CI=1")
         pytest.skip(f"needs a C compiler ({compiler[0]})")
-    folder = Path(tempfile.mkdtemp(prefix="shmflow-agent-"))
+    folder = Path(tempfile.mkdtemp(prefix="shmflow-actor-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     program = folder / "frozen_writer"
     sources = [ROOT / "tests" / "process" / "frozen_writer.c"]
@@ -48,7 +48,7 @@ def compile_agent() -> Path:
 
 
 class Answer(NamedTuple):
-    """What the agent said: the points it passed; of a message, its number, length and byte."""
+    """What the actor said: the points it passed; of a message, its number, length and byte."""
 
     points: int
     seq: int = 0
@@ -57,14 +57,14 @@ class Answer(NamedTuple):
 
 
 class Stopped(Exception):
-    """The agent raised SIGSTOP on itself and is frozen now."""
+    """The actor raised SIGSTOP on itself and is frozen now."""
 
 
 class Died(Exception):
-    """The agent raised SIGKILL on itself and is gone."""
+    """The actor raised SIGKILL on itself and is gone."""
 
 
-class Agent:
+class Actor:
     """One participant. A context manager: it never outlives the block."""
 
     def __init__(self) -> None:
@@ -126,11 +126,11 @@ class Agent:
                 os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG)
                 raise Stopped(to)
             elif time.monotonic() > deadline:
-                pytest.fail(f"the agent did not answer {to!r} in {timeout} s")
+                pytest.fail(f"the actor did not answer {to!r} in {timeout} s")
         line, _, self._pending = self._pending.partition(b"\n")
         kind, *words = line.decode().split()
         if kind != "done":
-            pytest.fail(f"the agent could not {to!r}: {' '.join(words)}")
+            pytest.fail(f"the actor could not {to!r}: {' '.join(words)}")
         return Answer(*map(int, words))
 
     def _gone(self, doing: str) -> None:
@@ -139,7 +139,7 @@ class Agent:
         if status == -signal.SIGKILL:
             raise Died(doing)
         said = self.process.stderr.read().decode(errors="replace")
-        pytest.fail(f"the agent ended with {status} while it did {doing!r}\n{said}")
+        pytest.fail(f"the actor ended with {status} while it did {doing!r}\n{said}")
 
     def go_on(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
@@ -155,4 +155,4 @@ class Agent:
         assert self.process.stdin is not None
         self.process.stdin.close()
         if (status := self.process.wait(20)) != 0:
-            pytest.fail(f"the agent ended with {status}")
+            pytest.fail(f"the actor ended with {status}")

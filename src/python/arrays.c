@@ -54,7 +54,13 @@ static PyObject *
 describe(struct sf_state *state, PyObject *descr)
 {
     struct sf_dtype_cache *cache = &state->dtypes;
-    PyObject *wire = cache->by_dtype ? PyDict_GetItemWithError(cache->by_dtype, descr) : NULL;
+    /* Field names can be changed in place, and a dict finds a key by identity before it looks at
+     * the hash: a dtype with fields is described anew each time. */
+    bool constant = !PyDataType_HASFIELDS((PyArray_Descr *)descr);
+    PyObject *wire = NULL;
+    if (constant && cache->by_dtype) {
+        wire = PyDict_GetItemWithError(cache->by_dtype, descr);
+    }
     if (wire || PyErr_Occurred()) {
         return Py_XNewRef(wire);
     }
@@ -63,7 +69,7 @@ describe(struct sf_state *state, PyObject *descr)
         PyErr_SetString(PyExc_SystemError, "describe() gave no bytes");
         Py_CLEAR(wire);
     }
-    if (wire && remember(&cache->by_dtype, descr, wire) < 0) {
+    if (wire && constant && remember(&cache->by_dtype, descr, wire) < 0) {
         Py_CLEAR(wire);
     }
     return wire;

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from failpoints import Agent, Died
+from failpoints import Actor, Died
 
 import shmflow
 
@@ -28,7 +28,7 @@ SOON = 2.0  # seconds, of which 100 ms may be a wait for the dead one's lock
 class Scene:
     """A full ring; one Python survivor, one C survivor that holds two frames and checks."""
 
-    def __init__(self, name: str, witness: Agent) -> None:
+    def __init__(self, name: str, witness: Actor) -> None:
         self.name = name
         self.witness = witness
         self.topic = shmflow.Topic(name, capacity=CAPACITY, max_message=CAPACITY)
@@ -60,7 +60,7 @@ class Scene:
         assert [m[0] for m in found] == list(range(found[0][0], found[-1][0] + 1))
         return found
 
-    def others_go_on(self, before: list[tuple[int, int, int]], dead: Agent) -> None:
+    def others_go_on(self, before: list[tuple[int, int, int]], dead: Actor) -> None:
         started = time.monotonic()
         seq = self.write(SMALL)
         with shmflow.Topic(self.name, "r", start="latest") as reader:
@@ -79,7 +79,7 @@ class Scene:
         self.witness.do(f"write {SMALL} 8")
         assert self.nothing_is_left_of(dead)
 
-    def nothing_is_left_of(self, dead: Agent) -> bool:
+    def nothing_is_left_of(self, dead: Actor) -> bool:
         self.witness.do("clean")
         return all(p.pid != dead.pid and p.alive for p in self.topic.participants())
 
@@ -101,31 +101,31 @@ class Scene:
 
 @pytest.fixture
 def scene(topic_name: str) -> Iterator[Scene]:
-    with Agent() as witness:
+    with Actor() as witness:
         scene = Scene(topic_name, witness)
         yield scene
         witness.finish()
         scene.topic.close()
 
 
-def die_at_each_point(scene: Scene, act: str, prepare: Callable[[Agent], None]) -> int:
+def die_at_each_point(scene: Scene, act: str, prepare: Callable[[Actor], None]) -> int:
     """Kills a participant at each store of `act`; how many there were."""
     for point in itertools.count(1):
-        with Agent() as agent:
-            prepare(agent)
+        with Actor() as actor:
+            prepare(actor)
             before = scene.history()
-            agent.arm(point, signal.SIGKILL)
+            actor.arm(point, signal.SIGKILL)
             try:
-                agent.do(act.format(name=scene.name))
+                actor.do(act.format(name=scene.name))
             except Died:
                 pass
             else:
-                agent.kill()  # not in the act: the last death is between two operations
-                scene.others_go_on(before, agent)
+                actor.kill()  # not in the act: the last death is between two operations
+                scene.others_go_on(before, actor)
                 scene.all_of_main_is_free()
                 print(f"{act}: {point - 1} points")
                 return point - 1
-            scene.others_go_on(before, agent)
+            scene.others_go_on(before, actor)
         if point % 4 == 0:
             scene.all_of_main_is_free()
         else:
@@ -137,7 +137,7 @@ def die_at_each_point(scene: Scene, act: str, prepare: Callable[[Agent], None]) 
 @pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
 def test_a_writer_that_dies_at_any_store_costs_at_most_its_message(scene: Scene, size: int) -> None:
     points = die_at_each_point(
-        scene, f"write {size} {DEAD_BYTE}", lambda agent: agent.open(scene.name)
+        scene, f"write {size} {DEAD_BYTE}", lambda actor: actor.open(scene.name)
     )
     assert points >= 25
 
@@ -146,23 +146,23 @@ def test_a_writer_that_dies_at_any_store_costs_at_most_its_message(scene: Scene,
 def test_a_writer_of_the_largest_message_that_dies_at_any_store(scene: Scene) -> None:
     """It evicts everything, or goes by the lane, for the witness holds two frames."""
     points = die_at_each_point(
-        scene, f"write {CAPACITY // 2} {DEAD_BYTE}", lambda agent: agent.open(scene.name)
+        scene, f"write {CAPACITY // 2} {DEAD_BYTE}", lambda actor: actor.open(scene.name)
     )
     assert points >= 30
 
 
 @pytest.mark.slow
 def test_a_reader_that_dies_at_any_store_holds_nothing(scene: Scene) -> None:
-    def open_and_read(agent: Agent) -> None:
+    def open_and_read(actor: Actor) -> None:
         """So that the next one is large, and in main."""
-        agent.open(scene.name)
-        while agent.do("read").seq < scene.topic.head:
+        actor.open(scene.name)
+        while actor.do("read").seq < scene.topic.head:
             pass
         scene.write(LARGE)
 
-    def open_and_hold(agent: Agent) -> None:
-        open_and_read(agent)
-        assert agent.do("pin").seq == scene.topic.head
+    def open_and_hold(actor: Actor) -> None:
+        open_and_read(actor)
+        assert actor.do("pin").seq == scene.topic.head
 
     assert die_at_each_point(scene, "pin", open_and_read) >= 4
     assert die_at_each_point(scene, "unpin", open_and_hold) >= 2
@@ -171,25 +171,25 @@ def test_a_reader_that_dies_at_any_store_holds_nothing(scene: Scene) -> None:
 
 @pytest.mark.slow
 def test_a_newcomer_that_dies_at_any_store_leaves_no_slot_behind(scene: Scene) -> None:
-    assert die_at_each_point(scene, "open {name}", lambda agent: None) >= 15
+    assert die_at_each_point(scene, "open {name}", lambda actor: None) >= 15
 
 
 @pytest.mark.slow
 def test_who_dies_while_leaving_leaves_no_slot_behind(scene: Scene) -> None:
-    def open_and_use(agent: Agent) -> None:
-        agent.open(scene.name)
-        while agent.do("pin").length != LARGE:
+    def open_and_use(actor: Actor) -> None:
+        actor.open(scene.name)
+        while actor.do("pin").length != LARGE:
             pass
-        agent.do(f"write {SMALL} 9")
+        actor.do(f"write {SMALL} 9")
 
     assert die_at_each_point(scene, "close", open_and_use) >= 5
 
 
 @pytest.mark.slow
 def test_who_dies_while_cleaning_after_another_is_cleaned_itself(scene: Scene) -> None:
-    def open_beside_a_dead_one(agent: Agent) -> None:
-        agent.open(scene.name)
-        with Agent() as other:
+    def open_beside_a_dead_one(actor: Actor) -> None:
+        actor.open(scene.name)
+        with Actor() as other:
             other.open(scene.name)
             while other.do("pin").length != LARGE:
                 pass
@@ -202,9 +202,9 @@ def test_a_thief_of_the_lock_that_dies_while_it_mends_gives_way_too(scene: Scene
     """The lock's holder is dead; its thief dies at some stores of the rebuild, of 2,000."""
     died = 0
     for point in (1, 2, 3, 5, 9, 17, 40, 90, 150, 200, 260, 330, 400, 500, 650, 800, 1000):
-        with Agent() as first, Agent() as second:
-            for agent in (first, second):
-                agent.open(scene.name)
+        with Actor() as first, Actor() as second:
+            for actor in (first, second):
+                actor.open(scene.name)
             before = scene.history()
             first.arm(12, signal.SIGKILL, where="locked")
             with pytest.raises(Died):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from failpoints import Agent, Stopped
+from failpoints import Actor, Stopped
 
 import shmflow
 
@@ -46,7 +46,7 @@ def read_all(topic: shmflow.Topic) -> list[tuple[int, int, int]]:
 class Scene:
     """A full ring, three frames of it held by another process, and others who look on."""
 
-    def __init__(self, name: str, holder: Agent) -> None:
+    def __init__(self, name: str, holder: Actor) -> None:
         self.name = name
         self.holder = holder
         self.byte = 0
@@ -81,17 +81,17 @@ class Scene:
 
 @pytest.fixture
 def scene(topic_name: str) -> Iterator[Scene]:
-    with Agent() as holder:
+    with Actor() as holder:
         scene = Scene(topic_name, holder)
         yield scene
         for topic in (scene.reader, scene.monitor, scene.writer):
             topic.close()
 
 
-def stopped_at_each_point(name: str, size: int) -> Iterator[tuple[int, Agent]]:
+def stopped_at_each_point(name: str, size: int) -> Iterator[tuple[int, Actor]]:
     """A writer that is stopped inside a write of `size` bytes, at point 1, 2, 3 …"""
     for point in itertools.count(1):
-        with Agent() as frozen:
+        with Actor() as frozen:
             frozen.open(name)
             frozen.arm(point, signal.SIGSTOP, where="locked")
             try:
@@ -102,7 +102,7 @@ def stopped_at_each_point(name: str, size: int) -> Iterator[tuple[int, Agent]]:
                 return
 
 
-def look_around(scene: Scene, frozen: Agent) -> None:
+def look_around(scene: Scene, frozen: Actor) -> None:
     """All that must go on while a writer stands inside the critical section."""
     name = scene.name
     # A newcomer attaches, reads all that is there, holds some of it, and leaves.
@@ -130,7 +130,7 @@ def look_around(scene: Scene, frozen: Agent) -> None:
     assert shmflow.clean() == 0, "the stopped are not dead"
 
 
-def full_names(scene: Scene, frozen: Agent) -> None:
+def full_names(scene: Scene, frozen: Actor) -> None:
     """A write with a timeout is told who it waits for."""
     with pytest.raises(shmflow.Full) as caught:
         scene.write(SMALL, timeout=0.02)
