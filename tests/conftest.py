@@ -264,6 +264,7 @@ class Child:
         """SIGKILL, and back when the process is gone (the kernel has released what it held)."""
         self.process.kill()
         self.process.wait(30)
+        time.sleep(0.05)  # the last references to files go a little after the parent was told
 
     def wait(self, timeout: float = 20) -> int:
         """Its exit status, negative for a signal."""

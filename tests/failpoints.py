@@ -137,6 +137,7 @@ class Actor:
         assert self.process.stderr is not None
         status = self.process.wait(20)
         if status == -signal.SIGKILL:
+            time.sleep(0.02)  # as in kill
             raise Died(doing)
         said = self.process.stderr.read().decode(errors="replace")
         pytest.fail(f"the actor ended with {status} while it did {doing!r}\n{said}")
@@ -148,6 +149,7 @@ class Actor:
         """SIGKILL, and back when it is gone."""
         self.process.kill()
         self.process.wait(20)
+        time.sleep(0.02)  # the last references to files go a little after the parent was told
 
     def finish(self) -> None:
         """Leaves the topic and ends by itself."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -353,6 +354,7 @@ class TopicMachine(RuleBasedStateMachine):
             said = pipe.read(1)
             os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+        time.sleep(0.01)  # the last references to files go a little after the parent was told
         assert said == b".", "the child could not do it"
         self.seen["killed"] += 1
         if does == "writes":
