@@ -424,8 +424,8 @@ def test_a_fork_in_the_middle_of_other_threads_reads_and_writes(topic_name: str)
         def read() -> None:
             with shmflow.Topic(topic_name, "r", max_held=CAPACITY) as own:
                 while not stop.is_set():
-                    view = own.read(5)
-                    assert (view == view[0]).all()
+                    view = own.read(0.2, default=None)  # the writer may have ended before us
+                    assert view is None or (view == view[0]).all()
 
         threads = [threading.Thread(target=act) for act in (write, read, read)]
         for thread in threads:
