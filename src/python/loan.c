@@ -24,8 +24,7 @@ typedef struct {
     PyObject *array; /* while it is open */
     PyObject *view;  /* ViewObject when the array lies in the ring, else NULL */
     struct sf_source source; /* what it will be: keep is the packed meta */
-    struct sf_deadline deadline;
-    double patience; /* seconds, for publish; the clock starts there */
+    struct sf_deadline deadline; /* for publish; the clock starts there */
     unsigned long long seq;
     uint32_t epoch;
     bool ended;
@@ -81,7 +80,6 @@ sf_loan_new(struct sf_state *state, TopicObject *topic, struct sf_source *source
         loan->source.out.dtype = loan->source.wire_inline;
     }
     loan->deadline = *deadline;
-    loan->patience = deadline->seconds;
     loan->epoch = sf_process_epoch();
     struct sf_out *out = &loan->source.out;
     uint64_t block_len = sf_out_block_len(out);
@@ -150,8 +148,8 @@ publish(struct sf_state *state, LoanObject *loan)
     if (status < 0) {
         return sf_raise(state, loan->topic, status);
     }
-    if (loan->patience < 1e9) {
-        loan->deadline.until_ns = os_now_ns() + (uint64_t)(loan->patience * 1e9);
+    if (loan->deadline.seconds < 1e9) {
+        loan->deadline.until_ns = os_now_ns() + (uint64_t)(loan->deadline.seconds * 1e9);
     }
     loan->ended = true;
     status = loan->view ? publish_in_place(state, loan, &seq) : SF_GONE;
