@@ -13,7 +13,6 @@
 #include "core/topic.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 _Static_assert(SHMFLOW_EMPTY == SF_EMPTY && SHMFLOW_BUSY == SF_BUSY &&
@@ -65,7 +64,7 @@ shmflow_open(struct shmflow_topic **topic, const char *name, int writer,
         .max_participants = 128,
         .spin_ns = -1,
     };
-    struct shmflow_topic *made = calloc(1, sizeof *made);
+    struct shmflow_topic *made = os_alloc(sizeof *made);
     if (!made) {
         return -ENOMEM;
     }
@@ -87,7 +86,7 @@ shmflow_close(struct shmflow_topic *topic)
 {
     if (topic) {
         sf_topic_fini(&topic->t);
-        free(topic);
+        os_free(topic);
     }
 }
 
@@ -256,7 +255,7 @@ take(struct sf_attachment *att, struct shmflow_message *out, uint64_t *wait_for)
     }
     bool pinned = m.pinnable && sf_pin(att, &m, false) == SF_PIN_OK;
     uint64_t copy_len = pinned ? 0 : m.prefix_len + m.payload_len;
-    struct hold *hold = malloc(sizeof *hold + copy_len + SF_INLINE_DTYPE);
+    struct hold *hold = os_alloc_raw(sizeof *hold + copy_len + SF_INLINE_DTYPE);
     if (!hold) {
         if (pinned) {
             sf_unpin(att, m.desc);
@@ -343,5 +342,5 @@ shmflow_release(struct shmflow_message *message)
         }
         sf_attachment_unref(hold->att);
     }
-    free(hold);
+    os_free(hold);
 }

@@ -112,12 +112,14 @@ initialise(int fd, const struct sf_layout *layout)
     }
     struct sf_header *header = base;
     sf_layout_store(layout, header);
-    os_random(header->identity, sizeof header->identity);
+    status = os_random(header->identity, sizeof header->identity);
     os_boot_id(header->boot_id);
     header->created_ns = os_realtime_ns();
-    struct sf_ring ring;
-    sf_ring_bind(&ring, layout, base);
-    status = sf_rebuild_locked(&ring); /* nobody else can see the file yet: G1 */
+    if (status == 0) {
+        struct sf_ring ring;
+        sf_ring_bind(&ring, layout, base);
+        status = sf_rebuild_locked(&ring); /* nobody else can see the file yet: G1 */
+    }
     os_unmap(base, layout->arena_off);
     return status;
 }

@@ -26,7 +26,6 @@
 #include "core/attachment.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 struct sf_fork_copy {
@@ -56,7 +55,7 @@ drop_copies(struct sf_attachment *att)
         struct sf_fork_copy *one = att->copies;
         att->copies = one->next;
         os_unmap(one->copy, one->len);
-        free(one);
+        os_free(one);
     }
 }
 
@@ -67,7 +66,7 @@ keep_pages(struct sf_attachment *att, char *arena, uint64_t off, uint64_t len)
     size_t page = os_page_len();
     uint64_t first = off / page * page;
     uint64_t end = sf_round_up(off + len, page);
-    struct sf_fork_copy *one = malloc(sizeof *one);
+    struct sf_fork_copy *one = os_alloc(sizeof *one);
     if (!one) {
         return -ENOMEM;
     }
@@ -75,7 +74,7 @@ keep_pages(struct sf_attachment *att, char *arena, uint64_t off, uint64_t len)
     one->at = arena + first;
     int status = os_map_private(one->len, &one->copy);
     if (status < 0) {
-        free(one);
+        os_free(one);
         return status;
     }
     size_t inside = (size_t)(end < att->arena_len ? end - first : att->arena_len - first);
@@ -162,7 +161,7 @@ make_void(struct sf_attachment *att)
         if (os_map_move(one->copy, one->len, one->at) < 0) {
             sf_store_relaxed(&trouble, 1); /* as above */
         }
-        free(one);
+        os_free(one);
     }
 }
 

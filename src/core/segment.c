@@ -13,7 +13,6 @@
 #include "core/attachment.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define SF_RACE_NAP_NS UINT64_C(500000)
@@ -163,16 +162,16 @@ free_attachment(struct sf_attachment *att)
     os_unmap(att->arena, att->arena_len);
     os_unmap(att->control, att->control_len);
     pthread_mutex_destroy(&att->pins_mutex);
-    free(att->pins);
-    free((void *)att->filled);
-    free(att->path);
-    free(att);
+    os_free(att->pins);
+    os_free((void *)att->filled);
+    os_free(att->path);
+    os_free(att);
 }
 
 static int
 attach_once(const char *path, enum sf_attach_as as, struct sf_attachment **out)
 {
-    struct sf_attachment *att = calloc(1, sizeof *att);
+    struct sf_attachment *att = os_alloc(sizeof *att);
     if (!att) {
         return -ENOMEM;
     }
@@ -181,7 +180,7 @@ attach_once(const char *path, enum sf_attach_as as, struct sf_attachment **out)
     att->slot = SF_NIL;
     att->epoch = sf_process_epoch();
     sf_store_relaxed(&att->refs, 1); /* private yet */
-    att->path = strdup(path);
+    att->path = os_copy_text(path);
     struct sf_layout layout = {0};
     struct os_file_info info;
     int status = att->path ? 0 : -ENOMEM;
@@ -196,8 +195,8 @@ attach_once(const char *path, enum sf_attach_as as, struct sf_attachment **out)
         att->uid = info.uid;
         att->max_held = layout.capacity / 4;
         att->least_held = 2; /* a loop holds the last message while it reads the next */
-        att->pins = calloc(layout.desc_len, sizeof *att->pins);
-        att->filled = calloc((layout.capacity + layout.lane_len) / SF_FILL_LEN + 1, 1);
+        att->pins = os_alloc(layout.desc_len * sizeof *att->pins);
+        att->filled = os_alloc((size_t)((layout.capacity + layout.lane_len) / SF_FILL_LEN + 1));
         status =
             att->pins && att->filled ? map_segment(att, fd, &layout, as == SF_AS_WRITER) : -ENOMEM;
     }

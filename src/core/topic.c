@@ -10,7 +10,6 @@
 #include "core/topic.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define SF_AUTO_MESSAGES 16u
@@ -29,10 +28,10 @@ sf_topic_init(struct sf_topic *topic, const char *name, const struct sf_options 
     if (status < 0) {
         return status;
     }
-    char *own_name = strdup(name), *own_path = strdup(path);
+    char *own_name = os_copy_text(name), *own_path = os_copy_text(path);
     if (!own_name || !own_path) {
-        free(own_name);
-        free(own_path);
+        os_free(own_name);
+        os_free(own_path);
         return -ENOMEM;
     }
     memset(topic, 0, sizeof *topic); /* not before: what fails leaves it as it was, closed */
@@ -47,8 +46,8 @@ void
 sf_topic_fini(struct sf_topic *topic)
 {
     sf_topic_close(topic);
-    free(topic->name);
-    free(topic->path);
+    os_free(topic->name);
+    os_free(topic->path);
     topic->name = topic->path = NULL;
 }
 

@@ -1,6 +1,6 @@
 /* Mappings: shared ones of a segment, and the private ones that a fork needs.
  *
- * Owns:      mmap, munmap, mremap, madvise.
+ * Owns:      mmap, munmap, mremap, madvise, mprotect; the heap.
  * Does not:  know what lies in a mapping or who uses it.
  *
  * Invariants
@@ -14,7 +14,11 @@
 #endif
 #include "os/os.h"
 
+#include "os/fault.h"
+
 #include <errno.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -27,7 +31,7 @@ int
 os_map(int fd, uint64_t off, size_t len, bool writable, void **out)
 {
     int protection = PROT_READ | (writable ? PROT_WRITE : 0);
-    void *at = mmap(NULL, len, protection, MAP_SHARED, fd, (off_t)off);
+    void *at = OS_CALL(MAP_FAILED, mmap(NULL, len, protection, MAP_SHARED, fd, (off_t)off));
     if (at == MAP_FAILED) {
         return -errno;
     }
@@ -38,7 +42,8 @@ os_map(int fd, uint64_t off, size_t len, bool writable, void **out)
 int
 os_map_private(size_t len, void **out)
 {
-    void *at = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *at = OS_CALL(MAP_FAILED,
+                       mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     if (at == MAP_FAILED) {
         return -errno;
     }
@@ -49,15 +54,15 @@ os_map_private(size_t len, void **out)
 int
 os_map_void(void *at, size_t len)
 {
-    void *got =
-        mmap(at, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
+    void *got = OS_CALL(MAP_FAILED, mmap(at, len, PROT_NONE, flags, -1, 0));
     return got == MAP_FAILED ? -errno : 0;
 }
 
 int
 os_map_move(void *from, size_t len, void *at)
 {
-    void *got = mremap(from, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, at);
+    void *got = OS_CALL(MAP_FAILED, mremap(from, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, at));
     return got == MAP_FAILED ? -errno : 0;
 }
 
@@ -65,7 +70,7 @@ void
 os_unmap(void *at, size_t len)
 {
     if (at) {
-        (void)munmap(at, len);
+        (void)OS_CALL(-1, munmap(at, len));
     }
 }
 
@@ -73,32 +78,56 @@ void
 os_map_no_dump(void *at, size_t len)
 {
     /* A core dump of a small script must not carry gigabytes of frames. */
-    (void)madvise(at, len, MADV_DONTDUMP);
+    (void)OS_CALL(-1, madvise(at, len, MADV_DONTDUMP));
 }
 
 int
 os_map_no_fork(void *at, size_t len)
 {
-    return madvise(at, len, MADV_DONTFORK) < 0 ? -errno : 0;
+    return OS_CALL(-1, madvise(at, len, MADV_DONTFORK)) < 0 ? -errno : 0;
 }
 
 int
 os_map_wipe_on_fork(void *at, size_t len)
 {
-    return madvise(at, len, MADV_WIPEONFORK) < 0 ? -errno : 0;
+    return OS_CALL(-1, madvise(at, len, MADV_WIPEONFORK)) < 0 ? -errno : 0;
 }
 
 void
 os_map_populate(void *at, size_t len, bool writable)
 {
     /* Since Linux 5.14; before, the pages come one fault at a time. */
-    (void)madvise(at, len, writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
+    (void)OS_CALL(-1, madvise(at, len, writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ));
 }
 
 int
 os_map_read_only(void *at, size_t len)
 {
-    return mprotect(at, len, PROT_READ) < 0 ? -errno : 0;
+    return OS_CALL(-1, mprotect(at, len, PROT_READ)) < 0 ? -errno : 0;
+}
+
+void *
+os_alloc(size_t len)
+{
+    return OS_CALL(NULL, calloc(1, len));
+}
+
+void *
+os_alloc_raw(size_t len)
+{
+    return OS_CALL(NULL, malloc(len));
+}
+
+char *
+os_copy_text(const char *text)
+{
+    return OS_CALL(NULL, strdup(text));
+}
+
+void
+os_free(void *at)
+{
+    free(at);
 }
 
 size_t

@@ -1,12 +1,13 @@
 /* The only system calls of shmflow, as thin functions that return >= 0 or -errno.
  *
- * Owns:      the calls themselves: files, mappings, OFD locks, futexes, clocks, process facts.
+ * Owns:      the calls themselves: files, memory, OFD locks, futexes, clocks, process facts.
  * Does not:  know the segment's layout, retry policies, or what a status means to a user.
  *
  * Invariants
  *   O1  Every file descriptor is O_CLOEXEC; no function leaves one open on failure.
  *   O2  No function creates, truncates or removes a file that it was not told to.
  *   O3  No function touches shared memory, except the futex calls, which read one word.
+ *   O4  Each goes through OS_CALL (fault.h), so that tests can make it fail.
  * A crash here leaves: at most an unnamed file (the kernel frees it) or, on file systems without
  * O_TMPFILE, a file named `.shmflow-<random>` that `shmflow.clean()` removes.
  */
@@ -56,9 +57,15 @@ int os_absolute(const char *path, char *out, size_t len);
 /* Free and total bytes of the file system that holds path. */
 int os_space(const char *path, uint64_t *free_len, uint64_t *total_len);
 /* Bytes that this process's memory cgroup still admits; UINT64_MAX where none limits. */
-uint64_t os_cgroup_room(void);
+uint64_t os_cgroup_room(void); /* cgroup.c */
 
-/* ---- mappings (memory.c) ---- */
+/* ---- memory (memory.c) ---- */
+
+/* Zeroed, or as it comes; NULL when there is none. Text is copied. */
+void *os_alloc(size_t len);
+void *os_alloc_raw(size_t len);
+char *os_copy_text(const char *text);
+void os_free(void *at);
 
 int os_map(int fd, uint64_t off, size_t len, bool writable, void **out);
 int os_map_private(size_t len, void **out);
@@ -98,7 +105,8 @@ uint32_t os_pid(void);
 uint32_t os_uid(void);
 /* A short text that tells a person which program this is: "cam.py", "ipython". */
 void os_command(char *out, size_t len);
-void os_random(void *out, size_t len);
+/* 0, or -EIO where neither the call nor the device can be had. */
+int os_random(void *out, size_t len);
 void os_boot_id(uint8_t out[16]);
 const char *os_getenv(const char *name);
 int os_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void));

@@ -5,7 +5,7 @@
  *
  * Invariants
  *   P1  Nothing here is used as proof of life: pids are reused and differ between namespaces.
- *   P2  A fact that cannot be had is empty or zero, never an error.
+ *   P2  A fact that cannot be had is empty or zero, never an error; random bytes are no fact.
  * A crash here leaves: nothing.
  */
 #ifndef _GNU_SOURCE
@@ -13,6 +13,9 @@
 #endif
 #include "os/os.h"
 
+#include "os/fault.h"
+
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,14 +36,14 @@ os_uid(void)
 }
 
 static size_t
-read_file(const char *path, char *out, size_t len)
+read_file(const char *path, void *out, size_t len)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = OS_CALL(-1, open(path, O_RDONLY | O_CLOEXEC));
     if (fd < 0) {
         return 0;
     }
-    ssize_t got = read(fd, out, len);
-    (void)close(fd);
+    ssize_t got = OS_CALL(-1, read(fd, out, len));
+    (void)os_file_close(fd);
     return got < 0 ? 0 : (size_t)got;
 }
 
@@ -86,17 +89,22 @@ os_command(char *out, size_t len)
     }
 }
 
-void
+int
 os_random(void *out, size_t len)
 {
     unsigned char *to = out;
     while (len > 0) {
-        ssize_t got = getrandom(to, len, 0);
+        ssize_t got = OS_CALL(-1, getrandom(to, len, 0));
         if (got > 0) {
             to += got;
             len -= (size_t)got;
         }
+        else if (errno != EINTR) {
+            /* A sandbox may know the call and forbid it; asking for ever would hang. */
+            return read_file("/dev/urandom", to, len) == len ? 0 : -EIO;
+        }
     }
+    return 0;
 }
 
 void
@@ -126,5 +134,5 @@ os_getenv(const char *name)
 int
 os_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void))
 {
-    return -pthread_atfork(prepare, parent, child);
+    return -OS_CALL(os_error, pthread_atfork(prepare, parent, child));
 }

@@ -14,6 +14,8 @@
 #endif
 #include "os/os.h"
 
+#include "os/fault.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -34,7 +36,7 @@ call_lock(int fd, int command, short type, uint64_t first, uint64_t count, struc
     };
     int status;
     do {
-        status = fcntl(fd, command, lock);
+        status = OS_CALL(-1, fcntl(fd, command, lock));
     } while (status < 0 && errno == EINTR);
     return status < 0 ? -errno : 0;
 }
@@ -71,19 +73,25 @@ to_timespec(uint64_t ns)
     };
 }
 
+static long
+futex_wait(_Atomic uint32_t *word, uint32_t expected, const struct timespec *until)
+{
+    return syscall(SYS_futex, word, FUTEX_WAIT_BITSET, expected, until, NULL,
+                   FUTEX_BITSET_MATCH_ANY);
+}
+
 int
 os_futex_wait(_Atomic uint32_t *word, uint32_t expected, uint64_t until_ns)
 {
     struct timespec until = to_timespec(until_ns);
-    long status =
-        syscall(SYS_futex, word, FUTEX_WAIT_BITSET, expected, &until, NULL, FUTEX_BITSET_MATCH_ANY);
+    long status = OS_CALL(-1, futex_wait(word, expected, &until));
     return status < 0 ? -errno : 0;
 }
 
 int
 os_futex_wake(_Atomic uint32_t *word, int count)
 {
-    long status = syscall(SYS_futex, word, FUTEX_WAKE, count, NULL, NULL, 0);
+    long status = OS_CALL(-1, syscall(SYS_futex, word, FUTEX_WAKE, count, NULL, NULL, 0));
     return status < 0 ? -errno : (int)status;
 }
 
@@ -111,7 +119,7 @@ int
 os_sleep_until(uint64_t until_ns)
 {
     struct timespec until = to_timespec(until_ns);
-    return -clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
+    return -OS_CALL(os_error, clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL));
 }
 
 void

@@ -249,7 +249,10 @@ topic_init(PyObject *op, PyObject *args, PyObject *kwargs)
     }
     if (!name) {
         uint64_t random;
-        os_random(&random, sizeof random);
+        int status = os_random(&random, sizeof random);
+        if (status < 0) {
+            return sf_raise(state, self, status);
+        }
         snprintf(unique, sizeof unique, "anon-%u-%016llx", os_pid(), (unsigned long long)random);
         name = unique;
         name_len = (Py_ssize_t)strlen(name);
