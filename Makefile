@@ -198,7 +198,7 @@ cross:
 	    else $(MAKE) ctests-aarch64 run='@true' && $(call skip,C tests on aarch64 (no qemu-aarch64)); \
 	    fi; fi
 
-## asan: C tests and quick Python tests with the address and undefined-behaviour sanitizers
+## asan: C tests and all Python tests with the address and undefined-behaviour sanitizers
 .PHONY: asan
 asan: export ASAN_OPTIONS := detect_leaks=0:abort_on_error=0:handle_segv=0:use_sigaltstack=0
 asan: export UBSAN_OPTIONS := halt_on_error=1:print_stacktrace=1
@@ -207,7 +207,7 @@ asan:
 	@$(MAKE) build/venvs/asan/.stamp-test build/venvs/asan/.stamp-installed VENV=build/venvs/asan \
 	    SHMFLOW_SANITIZE=address,undefined SHMFLOW_DEBUG=1
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
-	    PYTHONMALLOC=malloc build/venvs/asan/bin/pytest -m "not slow" --ignore=tests/lint $(ARGS)
+	    PYTHONMALLOC=malloc build/venvs/asan/bin/pytest -q -n 2 --dist loadfile --ignore=tests/lint $(ARGS)
 
 ## tsan: C tests with the thread sanitizer
 # Without address randomisation: older sanitizers know only some of the layouts newer kernels use.
@@ -215,6 +215,19 @@ asan:
 tsan: export TSAN_OPTIONS ?= halt_on_error=1
 tsan:
 	@CHECK_TIMEOUT_S=300 $(MAKE) ctests-tsan run='setarch $(shell uname -m) -R'
+
+## weaken: one memory order after the other is weakened; the thread sanitizer must find each
+.PHONY: weaken
+weaken:
+	@CC='$(CC)' tests/core/weaken
+
+## valgrind: C tests under memcheck
+# One thread runs at a time there: tests that race processes take their time.
+.PHONY: valgrind
+valgrind:
+	@command -v valgrind >/dev/null || { echo "no valgrind found" >&2; exit 1; }
+	@CHECK_TIMEOUT_S=600 $(MAKE) ctests-plain run='valgrind -q --error-exitcode=9 --leak-check=full \
+	    --show-leak-kinds=definite --fair-sched=yes'
 
 ## bench: the micro-benchmarks, as ratios
 .PHONY: bench
