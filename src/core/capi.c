@@ -302,6 +302,7 @@ shmflow_read(struct shmflow_topic *topic, struct shmflow_message *message, int64
 {
     struct sf_topic *t = &topic->t;
     uint64_t until_ns = until(timeout_ns), wait_for = 0;
+    bool late = false;
     int status = sf_topic_enter(t);
     while (status == 0) {
         status = sf_topic_to_read(t);
@@ -316,7 +317,11 @@ shmflow_read(struct shmflow_topic *topic, struct shmflow_message *message, int64
         if (status == 1) {
             return 0;
         }
+        if (status == SF_EMPTY && late) {
+            break; /* bells that ring for others, again and again, do not make it wait longer */
+        }
         if (status == SF_EMPTY) {
+            late = os_now_ns() >= until_ns;
             status = sf_wait_message(t->att, wait_for, until_ns, t->options.spin_ns, NULL);
             status = status == SF_EMPTY && os_now_ns() < until_ns ? 0 : status;
         }
