@@ -175,6 +175,12 @@ def _mismatch(topic: Topic, details: dict[str, Any]) -> Exception:
 
 def _no_space(topic: Topic, details: dict[str, Any]) -> Exception:
     space = os.statvfs(folder())
+    if space.f_files and not space.f_favail:
+        text = (
+            f"{folder()} has no inode left for {topic.name!r}: all {space.f_files} are taken; "
+            "remove files that are not needed, or mount it with a larger nr_inodes"
+        )
+        return errors.NoSpace(errno.ENOSPC, text, path_of(topic.name))
     text = (
         f"asked for {format_size(details.get('wanted', 0))} for {topic.name!r}, {folder()} has "
         f"{format_size(space.f_bavail * space.f_frsize)} free of "
