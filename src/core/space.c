@@ -22,6 +22,7 @@
  *   P3  A writer that found the lane busy takes the turn; until it has claimed, given up or died,
  *       no other participant claims in the lane. So large messages are not starved by small. One
  *       that has waited for a whole slice claims out of turn: the first in line may be frozen.
+ *   P4  Whatever the tables hold, a claim lies within one area, and a lane's block in the lane.
  *
  * A crash here leaves: links, cursor, tail and free list in any state (all derived), and at most
  * one descriptor with len set and owner ours: a dead one's claim. len is stored last (claim) and
@@ -79,7 +80,7 @@ static uint64_t
 block_off(struct sf_ring *ring, uint32_t desc)
 {
     uint64_t off = sf_load_relaxed(&ring->descs[desc].off); /* G */
-    if (off >= area_end(ring, LANE)) {
+    if (off >= area_end(ring, LANE) || off % SF_LINE != 0) {
         ring->corrupt = true;
         return 0;
     }
@@ -91,7 +92,7 @@ block_end(struct sf_ring *ring, uint32_t desc)
 {
     uint64_t off = block_off(ring, desc);
     uint64_t len = sf_load_relaxed(&ring->descs[desc].len); /* G */
-    if (len > area_end(ring, area_of(ring, off)) - off) {
+    if (len > area_end(ring, area_of(ring, off)) - off || len % SF_LINE != 0) {
         ring->corrupt = true;
         return off;
     }
@@ -242,8 +243,8 @@ find_run(struct sf_ring *ring, int area, uint64_t len, bool evicting, uint32_t m
     desc = after(ring, area, desc);
     for (uint32_t steps = 0; steps <= most_steps && !ring->corrupt; steps++) {
         uint64_t high = desc == SF_NIL ? area_end(ring, area) : block_off(ring, desc);
-        if (high < low) {
-            ring->corrupt = true;
+        if (low < area_start(ring, area) || high < low || high > area_end(ring, area)) {
+            ring->corrupt = true; /* not in order, or a block of the other area: P4 */
             return false;
         }
         if (high - low >= len) {
