@@ -157,18 +157,19 @@ open_again(struct sf_attachment *att, bool writable)
     return fd;
 }
 
-/* True if the slot was a dead one's and is clean now. */
+/* True if the slot was a dead one's and is clean now. `owns`: an owner word names its generation,
+ * so with its byte free it is a dead one's even if its state, by damage, says that it is free. */
 static bool
-clean_if_dead(struct sf_attachment *att, int fd, uint32_t slot)
+clean_if_dead(struct sf_attachment *att, int fd, uint32_t slot, bool owns)
 {
     struct sf_participant *p = &att->ring.slots[slot];
     /* My own slot is alive by definition, and its lock is another description's than fd's. */
-    if (slot == att->slot || sf_load_acquire(&p->state) != SF_SLOT_TAKEN ||
+    if (slot == att->slot || (!owns && sf_load_acquire(&p->state) != SF_SLOT_TAKEN) ||
         os_lock_try(fd, SF_LOCK_SLOT + slot, 1) < 0) {
         return false;
     }
     /* Acquire, again and under the byte: somebody may have been quicker. */
-    bool dead = sf_load_acquire(&p->state) == SF_SLOT_TAKEN;
+    bool dead = owns || sf_load_acquire(&p->state) == SF_SLOT_TAKEN;
     if (dead) {
         clean_slot(&att->ring, slot);
     }
@@ -186,7 +187,7 @@ sf_clean_dead(struct sf_attachment *att)
     }
     int cleaned = 0;
     for (uint32_t slot = 0; slot < att->ring.lay.max_participants; slot++) {
-        cleaned += clean_if_dead(att, fd, slot);
+        cleaned += clean_if_dead(att, fd, slot, false);
     }
     (void)os_file_close(fd);
     if (cleaned > 0) {
@@ -215,7 +216,7 @@ sf_probe_dead(struct sf_attachment *att, uint32_t owner)
     if (fd < 0) {
         return false;
     }
-    (void)clean_if_dead(att, fd, slot);
+    (void)clean_if_dead(att, fd, slot, true);
     (void)os_file_close(fd);
     return !sf_owner_lives(&att->ring, owner);
 }
