@@ -158,6 +158,9 @@ shmflow_write(struct shmflow_topic *topic, const struct shmflow_array *array, in
     if (out.ndim > SF_MAX_DIMS || out.dtype_len > SF_MAX_DTYPE || out.meta_len > SF_MAX_META) {
         return SF_BAD_VALUE;
     }
+    if (t->options.mode == SF_MODE_R) {
+        return SF_WRONG_MODE; /* its attachment has no writable arena */
+    }
     for (;;) {
         int status = sf_topic_enter(t);
         if (status == 0) {
@@ -190,6 +193,9 @@ int
 shmflow_shutdown(struct shmflow_topic *topic, int64_t timeout_ns)
 {
     int status = sf_topic_enter(&topic->t);
+    if (status == 0 && topic->t.options.mode == SF_MODE_R) {
+        status = SF_WRONG_MODE;
+    }
     if (status == 0 && !topic->t.att) {
         status = SF_NOT_FOUND;
     }
