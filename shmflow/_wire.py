@@ -50,15 +50,29 @@ def describe(dtype: np.dtype[Any]) -> bytes:
     return wire
 
 
+# Strings, numbers, lists and tuples of these; or a plain code such as '<f4' or '<M8[25s]'.
+_DESCR = re.compile(
+    r"""(?:'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+"|[\[\](), 0-9])*+|[^\[('"].*""", re.DOTALL
+)
+
+
 def parse(wire: bytes) -> np.dtype[Any]:
     """The dtype of a wire form. ValueError if it is none, or one that holds objects."""
     text = wire.decode("ascii")
     try:
+        # Beyond these characters literal_eval knows operators, and of a few thousand in a row it
+        # says MemoryError: which must mean memory, since a reader passes over what is no dtype.
+        if not _DESCR.fullmatch(text):
+            raise ValueError("not the description of a dtype")
         descr: Any = ast.literal_eval(text) if text.startswith(("[", "(")) else text
         dtype = descr_to_dtype(descr)
-    except (ValueError, TypeError, SyntaxError, KeyError, MemoryError, RecursionError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # IndexError, AttributeError, a warning ...: it is input, see above
         raise ValueError(f"not a dtype: {text[:80]!r}") from error
     if not isinstance(dtype, np.dtype) or dtype.hasobject or dtype.subdtype is not None:
+        raise ValueError(f"not a dtype that can travel: {text[:80]!r}")
+    if dtype.itemsize == 0 and dtype.kind in "SU":  # NumPy makes arrays of S1 or U1 of it
         raise ValueError(f"not a dtype that can travel: {text[:80]!r}")
     return dtype
 

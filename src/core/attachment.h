@@ -116,9 +116,10 @@ void sf_slot_give_up(struct sf_attachment *att);
 int sf_clean_dead(struct sf_attachment *att);
 /* Is the participant of this owner word dead? Then it is cleaned. Rate-limited inside. */
 bool sf_probe_dead(struct sf_attachment *att, uint32_t owner);
-/* Fills alive[max_participants] with 1 where a slot is taken by a living participant. */
+/* Fills alive[max_participants] with 1 where a slot is taken by a living participant; how many, or
+ * why it cannot be told. */
 int sf_list_living(struct sf_attachment *att, uint8_t *alive);
-/* How many others are attached and alive. */
+/* How many others are attached and alive, or why it cannot be told. */
 int sf_count_others(struct sf_attachment *att);
 void sf_add_role(struct sf_attachment *att, uint32_t role);
 void sf_clear_roles(struct sf_attachment *att);

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #define SF_STEP_LEN (UINT64_C(64) << 20)
+#define SF_LEAST_STEP_LEN (UINT64_C(64) << 10)
 #define SF_MAX_NAME 200u
 
 /* ---- names ---- */
@@ -89,17 +90,23 @@ reserve(int fd, const char *dir, uint64_t file_len, int (*between)(void *), void
         return SF_NO_SPACE;
     }
     int status = os_file_resize(fd, file_len);
+    uint64_t step = SF_STEP_LEN;
     for (uint64_t off = 0; status == 0 && off < file_len;) {
-        uint64_t len = file_len - off < SF_STEP_LEN ? file_len - off : SF_STEP_LEN;
+        uint64_t len = file_len - off < step ? file_len - off : step;
         status = os_file_reserve(fd, off, len);
         if (status == 0) {
             off += len;
+        }
+        else if (status == -EINTR && step > SF_LEAST_STEP_LEN) {
+            /* Kernels before 6.0 undo a step that any signal interrupts: under a periodic timer a
+             * long one would never end. */
+            step /= 2;
         }
         if (status == 0 || status == -EINTR) {
             status = between ? between(context) : 0;
         }
     }
-    return status == -ENOSPC || status == -EDQUOT ? SF_NO_SPACE : status;
+    return status;
 }
 
 static int
@@ -124,6 +131,25 @@ initialise(int fd, const struct sf_layout *layout)
     return status;
 }
 
+/* -errno of any step, as a status. */
+static int
+creation_status(int status)
+{
+    switch (status) {
+    case -EEXIST:
+        return SF_EXISTS;
+    case -EACCES:
+    case -EPERM:
+    case -EROFS:
+        return SF_DENIED;
+    case -ENOSPC:
+    case -EDQUOT:
+        return SF_NO_SPACE;
+    default:
+        return status;
+    }
+}
+
 int
 sf_segment_create(const char *path, const struct sf_params *params, uint32_t permissions,
                   int (*between)(void *), void *context)
@@ -137,9 +163,7 @@ sf_segment_create(const char *path, const struct sf_params *params, uint32_t per
     folder_of(path, dir, sizeof dir);
     int fd = os_file_create(dir, permissions, tmp);
     if (fd < 0) {
-        return fd == -EACCES || fd == -EPERM || fd == -EROFS ? SF_DENIED
-               : fd == -ENOSPC                               ? SF_NO_SPACE
-                                                             : fd;
+        return creation_status(fd);
     }
     status = reserve(fd, dir, layout.file_len, between, context);
     if (status == 0) {
@@ -150,7 +174,7 @@ sf_segment_create(const char *path, const struct sf_params *params, uint32_t per
     }
     if (status < 0) {
         os_file_abandon(fd, dir, tmp);
-        return status == -EEXIST ? SF_EXISTS : status;
+        return creation_status(status);
     }
     (void)os_file_close(fd);
     return 0;

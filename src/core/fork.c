@@ -21,7 +21,7 @@
  *
  * A crash here leaves: nothing shared; handlers store nothing into a segment.
  *
- * Globals: registry (mutex and list), epoch, guard, trouble, setup_status, setup_once.
+ * Globals: registry (mutex and list), epoch, guard, trouble, setting_up, is_set_up.
  */
 #include "core/attachment.h"
 
@@ -43,8 +43,8 @@ static struct {
 static _Atomic uint32_t epoch = 1;
 static _Atomic uint32_t *guard; /* non-zero in the process that set it */
 static _Atomic uint32_t trouble;
-static int setup_status;
-static pthread_once_t setup_once = PTHREAD_ONCE_INIT;
+static _Atomic uint32_t setting_up; /* the pid whose thread is at it, or 0 */
+static _Atomic uint32_t is_set_up;
 
 /* ---- what prepare keeps ---- */
 
@@ -139,6 +139,24 @@ after_fork_in_parent(void)
     pthread_mutex_unlock(&registry.mutex);
 }
 
+/* Where the kernel grants no further mapping: opens the whole range, which needs none, and copies. */
+static int
+put_back(struct sf_attachment *att, const struct sf_fork_copy *one)
+{
+    bool lent = att->arena_rw && (char *)one->at >= att->arena_rw &&
+                (char *)one->at < att->arena_rw + att->arena_len;
+    char *arena = lent ? att->arena_rw : att->arena;
+    int status = os_map_writable(arena, att->arena_len);
+    if (status == 0) {
+        memcpy(one->at, one->copy, one->len);
+        if (!lent) {
+            (void)os_map_read_only(arena, att->arena_len);
+        }
+    }
+    os_unmap(one->copy, one->len);
+    return status;
+}
+
 static void
 make_void(struct sf_attachment *att)
 {
@@ -158,7 +176,7 @@ make_void(struct sf_attachment *att)
     while (att->copies) {
         struct sf_fork_copy *one = att->copies;
         att->copies = one->next;
-        if (os_map_move(one->copy, one->len, one->at) < 0) {
+        if (os_map_move(one->copy, one->len, one->at) < 0 && put_back(att, one) < 0) {
             sf_store_relaxed(&trouble, 1); /* as above */
         }
         os_free(one);
@@ -186,27 +204,50 @@ after_fork_in_child(void)
 
 /* ---- the process ---- */
 
-static void
-set_up_once(void)
+/* Each step looks at what an earlier try has done. */
+static int
+set_up(void)
 {
-    void *page;
-    setup_status = os_map_private(os_page_len(), &page);
-    if (setup_status == 0) {
-        setup_status = os_map_wipe_on_fork(page, os_page_len());
-    }
-    if (setup_status == 0) {
+    if (!guard) {
+        void *page;
+        int status = os_map_private(os_page_len(), &page);
+        if (status < 0) {
+            return status;
+        }
+        status = os_map_wipe_on_fork(page, os_page_len());
+        if (status < 0) {
+            os_unmap(page, os_page_len());
+            return status;
+        }
+        /* Relaxed: one process's own word; a fork orders it. */
+        sf_store_relaxed((_Atomic uint32_t *)page, 1);
         guard = page;
-        /* Relaxed here and below: one process's own words; a fork orders them. */
-        sf_store_relaxed(guard, 1);
-        setup_status = os_at_fork(before_fork, after_fork_in_parent, after_fork_in_child);
     }
+    return os_at_fork(before_fork, after_fork_in_parent, after_fork_in_child);
 }
 
+/* No pthread_once: memory that was short may be there again. No mutex: a child that another thread
+ * forked meanwhile would find it locked for ever; the pid tells it that nobody is at it. */
 int
 sf_process_setup(void)
 {
-    pthread_once(&setup_once, set_up_once);
-    return setup_status;
+    int status = 0;
+    uint32_t me = os_pid();
+    /* Acquire and release, of both words: one thread's steps come before the next one's. */
+    while (status == 0 && sf_load_acquire(&is_set_up) == 0) {
+        uint32_t other = 0;
+        if (!sf_cas_acquire(&setting_up, &other, me) &&
+            (other == me || !sf_cas_acquire(&setting_up, &other, me))) { /* as above */
+            os_yield();
+            continue;
+        }
+        if (sf_load_relaxed(&is_set_up) == 0) { /* ordered by the exchange */
+            status = set_up();
+            sf_store_release(&is_set_up, status == 0); /* as above */
+        }
+        sf_store_release(&setting_up, 0); /* as above */
+    }
+    return status;
 }
 
 uint32_t

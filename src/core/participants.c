@@ -224,29 +224,33 @@ sf_probe_dead(struct sf_attachment *att, uint32_t owner)
 int
 sf_list_living(struct sf_attachment *att, uint8_t *alive)
 {
-    int count = 0;
+    int count = 0, status = 0;
     int fd = open_again(att, false);
-    for (uint32_t slot = 0; slot < att->ring.lay.max_participants; slot++) {
+    if (fd < 0 && fd != SF_GONE) {
+        return fd;
+    }
+    for (uint32_t slot = 0; status >= 0 && slot < att->ring.lay.max_participants; slot++) {
         alive[slot] = 0;
         /* Acquire: with settle_in's release. */
         if (sf_load_acquire(&att->ring.slots[slot].state) == SF_SLOT_TAKEN) {
             /* A removed topic's bytes cannot be asked for any more: believe what it says. */
-            alive[slot] =
-                slot == att->slot || fd < 0 || os_lock_test(fd, SF_LOCK_SLOT + slot, 1) == 1;
+            status = slot == att->slot || fd < 0 ? 1 : os_lock_test(fd, SF_LOCK_SLOT + slot, 1);
+            alive[slot] = status == 1;
             count += alive[slot];
         }
     }
     if (fd >= 0) {
         (void)os_file_close(fd);
     }
-    return count;
+    return status < 0 ? status : count;
 }
 
 int
 sf_count_others(struct sf_attachment *att)
 {
     uint8_t alive[SF_MAX_PARTICIPANTS];
-    return sf_list_living(att, alive) - (att->slot != SF_NIL);
+    int count = sf_list_living(att, alive);
+    return count < 0 ? count : count - (att->slot != SF_NIL);
 }
 
 void

@@ -77,6 +77,9 @@ settle(struct sf_ring *ring, uint32_t desc, uint64_t *seq)
     /* G for all; owner also E with discard, holders also D with unpin (in sf_is_held). */
     *seq = 0;
     if (sf_load_relaxed(&d->len) == 0) {
+        if (sf_load_relaxed(&d->seq) != 0) {
+            sf_store_seq(&d->seq, 0); /* damage: else an index entry makes it history, and free */
+        }
         return false;
     }
     *seq = sf_load_relaxed(&d->seq);
@@ -141,7 +144,7 @@ link_blocks(struct sf_ring *ring, uint32_t count)
          * at the newest: blocks are numbered in another order than they were placed, and a claim
          * that begins at one of the newest evicts all that is older. */
         cursor[area] = cursor[area] == SF_NIL ? last[area] : cursor[area];
-        sf_store_relaxed(&ring->header->first[area], first[area]);   /* G */
+        sf_store_relaxed(&ring->header->first[area], first[area]); /* G */
         sf_store_relaxed(&ring->header->cursor[area], cursor[area]); /* G */
     }
     return 0;
@@ -167,7 +170,7 @@ number_messages(struct sf_ring *ring, uint32_t count, uint64_t newest)
     struct sf_header *h = ring->header;
     uint64_t mask = ring->lay.index_len - 1;
     uint64_t head = sf_load_relaxed(&h->head); /* G */
-    if (newest > head + 1) {
+    if (head >= UINT64_MAX - 1 || newest > head + 1) { /* damage: no number wraps to 0 */
         return SF_CORRUPT;
     }
     head = newest > head ? newest : head;
@@ -197,7 +200,7 @@ number_messages(struct sf_ring *ring, uint32_t count, uint64_t newest)
         }
     }
     sf_store_release(&h->tail, tail); /* as in evict */
-    sf_store_seq(&h->head, head);     /* B, H */
+    sf_store_seq(&h->head, head); /* B, H */
     return 0;
 }
 

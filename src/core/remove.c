@@ -25,14 +25,19 @@ flag_removed(struct sf_ring *ring)
     sf_bell_ring_always(&ring->header->room);
 }
 
-/* Under G2's byte: may it go, and if so flag it. A file that is no segment may go by name only. */
+/* Under G2's byte: may it go, and if so flag it. A file that is no segment may go by name only; one
+ * that cannot be looked at may be a segment, and stays. */
 static int
 flag_if_meant(int fd, uint64_t size, const uint8_t *identity, enum sf_when when)
 {
     void *base = NULL;
     struct sf_layout layout;
-    int status = size >= SF_PAGE ? os_map(fd, 0, SF_PAGE, true, &base) : SF_SHORT;
-    if (status == 0) {
+    int status = SF_SHORT;
+    if (size >= SF_PAGE) {
+        status = os_map(fd, 0, SF_PAGE, true, &base);
+        if (status < 0) {
+            return status;
+        }
         status = sf_layout_load(base, size, &layout);
     }
     if (status < 0) {
@@ -56,19 +61,19 @@ flag_if_meant(int fd, uint64_t size, const uint8_t *identity, enum sf_when when)
     return status;
 }
 
-/* All slots' bytes but mine: nobody else is attached, and nobody can attach meanwhile. */
-static bool
+/* All slots' bytes but mine: nobody else is attached, and nobody can attach meanwhile. -EAGAIN:
+ * somebody is. */
+static int
 lock_slots(int fd, const uint8_t *mine)
 {
     if (!mine) {
-        return os_lock_try(fd, SF_LOCK_SLOT, SF_MAX_PARTICIPANTS) == 0;
+        return os_lock_try(fd, SF_LOCK_SLOT, SF_MAX_PARTICIPANTS);
     }
-    for (uint32_t slot = 0; slot < SF_MAX_PARTICIPANTS; slot++) {
-        if (!mine[slot] && os_lock_try(fd, SF_LOCK_SLOT + slot, 1) < 0) {
-            return false;
-        }
+    int status = 0;
+    for (uint32_t slot = 0; status == 0 && slot < SF_MAX_PARTICIPANTS; slot++) {
+        status = mine[slot] ? 0 : os_lock_try(fd, SF_LOCK_SLOT + slot, 1);
     }
-    return true;
+    return status;
 }
 
 static int
@@ -83,18 +88,25 @@ remove_open(int fd, const char *path, const uint8_t *identity, enum sf_when when
     if (!info.is_regular) {
         return SF_NOT_A_FILE;
     }
-    if (os_lock_try(fd, SF_LOCK_UNLINK, 1) < 0) { /* G2 */
-        return SF_RACE;
+    status = os_lock_try(fd, SF_LOCK_UNLINK, 1); /* G2 */
+    if (status < 0) {
+        return status == -EAGAIN ? SF_RACE : status;
     }
-    if (os_path_info(path, &named) < 0 || named.ino != info.ino || named.dev != info.dev) {
+    status = os_path_info(path, &named);
+    if (status < 0) {
+        return sf_open_status(status);
+    }
+    if (named.ino != info.ino || named.dev != info.dev) {
         return SF_NOT_FOUND;
     }
-    if (when == SF_WHEN_IDLE && !lock_slots(fd, mine)) {
-        return SF_BUSY;
+    status = when == SF_WHEN_IDLE ? lock_slots(fd, mine) : 0;
+    if (status < 0) {
+        return status == -EAGAIN ? SF_BUSY : status;
     }
     /* Before the flag: a removal that is refused must not have ended the topic. */
-    if (os_may_remove(path) < 0) {
-        return SF_DENIED;
+    status = os_may_remove(path);
+    if (status < 0) {
+        return sf_open_status(status);
     }
     status = flag_if_meant(fd, info.size, identity, when);
     return status < 0 ? status : sf_open_status(os_file_remove(path));

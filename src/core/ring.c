@@ -159,7 +159,7 @@ sf_publish_locked(struct sf_ring *ring, uint32_t desc, struct sf_message *messag
     uint64_t head = sf_load_relaxed(&h->head);
     uint64_t tail = sf_load_relaxed(&h->tail);
     uint64_t seq = head + 1;
-    if (tail > seq || seq - tail > ring->lay.index_len) {
+    if (tail == 0 || tail > seq || seq - tail > ring->lay.index_len) {
         return SF_CORRUPT;
     }
     if (seq - tail >= ring->lay.depth) {

@@ -322,7 +322,7 @@ find_to_write(struct sf_topic *topic, uint64_t message_len)
     int status = attach_to(topic);
     if (status == SF_MISMATCH) {
         status = remove_idle(topic, topic->found_identity);
-        return status == SF_NOT_FOUND || status == SF_RACE ? status : SF_MISMATCH;
+        return status == SF_BUSY ? SF_MISMATCH : status;
     }
     if (status < 0) {
         return status;
@@ -332,7 +332,12 @@ find_to_write(struct sf_topic *topic, uint64_t message_len)
         return replace_ended(topic);
     }
     bool too_small = !topic->options.capacity && message_len > att->ring.lay.max_message;
-    if (too_small && sf_count_others(att) == 0) {
+    int others = too_small ? sf_count_others(att) : 0;
+    if (others < 0) {
+        sf_topic_leave(topic); /* so that the next call asks again */
+        return others;
+    }
+    if (too_small && others == 0) {
         uint8_t identity[16];
         memcpy(identity, att->identity, sizeof identity);
         sf_topic_leave(topic);
@@ -364,7 +369,12 @@ sf_topic_to_write(struct sf_topic *topic, uint64_t message_len, struct sf_params
         status = status < 0 ? status : find_to_write(topic, message_len);
         if (status == SF_NOT_FOUND && topic->options.create != 0) {
             size_up(topic, message_len, make);
-            (void)sf_segment_remove(topic->path, NULL, SF_WHEN_FLAGGED);
+            int gone = sf_segment_remove(topic->path, NULL, SF_WHEN_FLAGGED);
+            /* Nothing there, or a live one, or another is at it: creation will tell. Else the name
+             * stays taken, and to create would be in vain, again and again. */
+            if (gone < 0 && gone != SF_NOT_FOUND && gone != SF_BUSY && gone != SF_RACE) {
+                status = gone;
+            }
         }
         if (status < 0) {
             return status;

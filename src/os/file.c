@@ -89,7 +89,10 @@ int
 os_file_create(const char *dir, uint32_t permissions, char tmp[64])
 {
     tmp[0] = 0;
-    int fd = OS_CALL(-1, open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+    int fd;
+    do {
+        fd = OS_CALL(-1, open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+    } while (fd < 0 && errno == EINTR);
     if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL)) {
         char path[4096];
         uint64_t random[2];
@@ -102,7 +105,10 @@ os_file_create(const char *dir, uint32_t permissions, char tmp[64])
         if (status < 0) {
             return status;
         }
-        fd = OS_CALL(-1, open(path, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600));
+        int flags = O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC | O_NOFOLLOW;
+        do {
+            fd = OS_CALL(-1, open(path, flags, 0600));
+        } while (fd < 0 && errno == EINTR);
     }
     if (fd < 0) {
         return -errno;
@@ -148,12 +154,16 @@ os_file_publish(int fd, const char *dir, const char *tmp, const char *path)
     if (OS_CALL(-1, linkat(AT_FDCWD, from, AT_FDCWD, path, AT_SYMLINK_FOLLOW)) == 0) {
         return 0;
     }
-    if (errno == EEXIST) {
+    int why = errno;
+    if (why == EEXIST) {
         return -EEXIST;
     }
-    /* Without /proc: allowed to the file's owner since Linux 6.10, to root always. */
-    status = OS_CALL(-1, linkat(fd, "", AT_FDCWD, path, AT_EMPTY_PATH));
-    return status < 0 ? -errno : 0;
+    /* Without /proc: allowed to the file's owner since Linux 6.10, to root always. Who may not is
+     * told ENOENT, which says nothing of the name: then the first answer is the better one. */
+    if (OS_CALL(-1, linkat(fd, "", AT_FDCWD, path, AT_EMPTY_PATH)) == 0) {
+        return 0;
+    }
+    return errno == ENOENT ? -why : -errno;
 }
 
 void
@@ -199,7 +209,7 @@ os_may_remove(const char *path)
         return -errno;
     }
     if (OS_CALL(-1, faccessat(AT_FDCWD, dir, W_OK | X_OK, AT_EACCESS)) < 0) {
-        return -EACCES;
+        return -errno;
     }
     uid_t me = geteuid();
     bool sticky = (folder.st_mode & S_ISVTX) != 0;

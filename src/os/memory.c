@@ -106,6 +106,12 @@ os_map_read_only(void *at, size_t len)
     return OS_CALL(-1, mprotect(at, len, PROT_READ)) < 0 ? -errno : 0;
 }
 
+int
+os_map_writable(void *at, size_t len)
+{
+    return OS_CALL(-1, mprotect(at, len, PROT_READ | PROT_WRITE)) < 0 ? -errno : 0;
+}
+
 void *
 os_alloc(size_t len)
 {

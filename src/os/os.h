@@ -50,7 +50,7 @@ int os_file_publish(int fd, const char *dir, const char *tmp, const char *path);
 /* Drops what os_file_create made before it was published. */
 void os_file_abandon(int fd, const char *dir, const char *tmp);
 int os_file_remove(const char *path);
-/* Would os_file_remove be permitted? 0 or -EACCES. Looks at the folder's write and sticky bits. */
+/* Would os_file_remove be permitted? 0, -EACCES, or why it cannot be told. Looks at the folder's write and sticky bits. */
 int os_may_remove(const char *path);
 /* The path from the root, for a later chdir; -ENAMETOOLONG. */
 int os_absolute(const char *path, char *out, size_t len);
@@ -80,6 +80,7 @@ int os_map_wipe_on_fork(void *at, size_t len);
 /* Fills page tables ahead of use; a kernel that cannot is no error. */
 void os_map_populate(void *at, size_t len, bool writable);
 int os_map_read_only(void *at, size_t len);
+int os_map_writable(void *at, size_t len);
 size_t os_page_len(void);
 
 /* ---- locks, futexes, clocks (sync.c) ---- */
@@ -94,7 +95,7 @@ int os_lock_test(int fd, uint64_t first, uint64_t count);
  * -EAGAIN the word differs, -ETIMEDOUT, -EINTR a signal came. */
 int os_futex_wait(_Atomic uint32_t *word, uint32_t expected, uint64_t until_ns);
 int os_futex_wake(_Atomic uint32_t *word, int count);
-uint64_t os_now_ns(void);      /* CLOCK_MONOTONIC: deadlines, never shared */
+uint64_t os_now_ns(void); /* CLOCK_MONOTONIC: deadlines, never shared */
 uint64_t os_realtime_ns(void); /* CLOCK_REALTIME: message stamps */
 int os_sleep_until(uint64_t until_ns); /* 0 or -EINTR */
 void os_yield(void);

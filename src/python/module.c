@@ -11,7 +11,7 @@
  * Globals:
  *   registry: core/fork.c, attachments of this process; fork handlers get no argument
  *   epoch, guard, trouble: core/fork.c, whether this process is a fork of the one that attached
- *   setup_status, setup_once: core/fork.c, the once-per-process setup of the above
+ *   setting_up, is_set_up: core/fork.c, the once-per-process setup of the above
  *   stats_desc, stats_fields, participant_desc, participant_fields: python/topic_facts.c, written
  *     by nobody; CPython's API takes them as non-const
  *   names: python/topic_type.c, likewise (PyArg_ParseTupleAndKeywords)

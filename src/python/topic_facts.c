@@ -12,6 +12,8 @@
 
 #include <string.h>
 
+#define SF_ERRNO_END (-4096) /* statuses above are the kernel's */
+
 static PyStructSequence_Field stats_fields[] = {
     {"written", "messages written through this Topic"},
     {"written_bytes", "bytes of their payloads"},
@@ -95,8 +97,8 @@ make_record(PyTypeObject *type, PyObject **items, Py_ssize_t count)
     return record;
 }
 
-/* The attachment to ask: the Topic's own, or a monitor's. A reference to drop; NULL: there is
- * none to be had (no exception). */
+/* The attachment to ask: the Topic's own, or a monitor's. A reference to drop; NULL with an exception
+ * where the kernel refused (too many open files), without one where there is no topic to ask. */
 static struct sf_attachment *
 ask(TopicObject *self)
 {
@@ -106,7 +108,19 @@ ask(TopicObject *self)
         return self->t.att;
     }
     /* No path: it was never initialised. */
-    return self->t.path && sf_attach(self->t.path, SF_AS_MONITOR, &att) == 0 ? att : NULL;
+    int status = self->t.path ? sf_attach(self->t.path, SF_AS_MONITOR, &att) : SF_NOT_FOUND;
+    if (status < 0 && status > SF_ERRNO_END) {
+        (void)sf_raise(self->state, self, status);
+    }
+    return status == 0 ? att : NULL;
+}
+
+/* Which participants live; -1 with an exception. */
+static int
+find_living(TopicObject *self, struct sf_attachment *att, uint8_t alive[SF_MAX_PARTICIPANTS])
+{
+    int status = sf_list_living(att, alive);
+    return status < 0 ? sf_raise(self->state, self, status) : 0;
 }
 
 static uint64_t
@@ -188,10 +202,15 @@ sf_topic_participants_method(PyObject *op, PyObject *Py_UNUSED(unused))
     PyObject *list = PyList_New(0);
     struct sf_attachment *att = list ? ask((TopicObject *)op) : NULL;
     if (!att) {
+        if (PyErr_Occurred()) {
+            Py_CLEAR(list);
+        }
         return list;
     }
     uint8_t alive[SF_MAX_PARTICIPANTS];
-    (void)sf_list_living(att, alive);
+    if (list && find_living((TopicObject *)op, att, alive) < 0) {
+        Py_CLEAR(list);
+    }
     for (uint32_t slot = 0; list && slot < att->ring.lay.max_participants; slot++) {
         struct sf_participant *p = &att->ring.slots[slot];
         /* Acquire: with settle_in's release of the texts. */
@@ -215,7 +234,10 @@ count_role(PyObject *op, uint32_t role)
     long count = 0;
     if (att) {
         uint8_t alive[SF_MAX_PARTICIPANTS];
-        (void)sf_list_living(att, alive);
+        if (find_living((TopicObject *)op, att, alive) < 0) {
+            sf_attachment_unref(att);
+            return NULL;
+        }
         for (uint32_t slot = 0; slot < att->ring.lay.max_participants; slot++) {
             /* Relaxed: told to people. */
             uint32_t roles = sf_load_relaxed(&att->ring.slots[slot].roles);
@@ -223,7 +245,7 @@ count_role(PyObject *op, uint32_t role)
         }
         sf_attachment_unref(att);
     }
-    return PyLong_FromLong(count);
+    return PyErr_Occurred() ? NULL : PyLong_FromLong(count);
 }
 
 PyObject *
@@ -233,7 +255,7 @@ sf_topic_last_method(PyObject *op, PyObject *Py_UNUSED(unused))
     PyObject *result = NULL;
     struct sf_message m;
     if (!att) {
-        Py_RETURN_NONE;
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
     }
     uint64_t head = sf_load_seq(&att->ring.header->head); /* B */
     if (head > 0 && sf_look(&att->ring, head, &m) == 0) {
@@ -256,7 +278,7 @@ sf_topic_lock_holder_method(PyObject *op, PyObject *Py_UNUSED(unused))
     struct sf_attachment *att = ask((TopicObject *)op);
     PyObject *result = NULL;
     if (!att) {
-        Py_RETURN_NONE;
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
     }
     uint32_t slot = sf_owner_slot(sf_load_relaxed(&att->ring.header->lock)); /* told to people */
     if (slot < att->ring.lay.max_participants) {
@@ -304,7 +326,7 @@ get_ended(PyObject *op, void *Py_UNUSED(closure))
     if (att) {
         sf_attachment_unref(att);
     }
-    return PyBool_FromLong(ended);
+    return PyErr_Occurred() ? NULL : PyBool_FromLong(ended);
 }
 
 enum fact { CAPACITY, DEPTH, MAX_MESSAGE, HEAD, TAIL };
@@ -315,7 +337,7 @@ get_fact(PyObject *op, void *closure)
     struct sf_attachment *att = ask((TopicObject *)op);
     uint64_t value = 0;
     if (!att) {
-        return Py_NewRef(Py_None);
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
     }
     switch ((enum fact)(intptr_t)closure) {
     case CAPACITY:
