@@ -250,6 +250,7 @@ static int
 take(struct sf_attachment *att, struct shmflow_message *out, uint64_t *wait_for)
 {
     struct sf_message m;
+    m.seq = 0;
     uint64_t from;
     int status = sf_take_look(att, false, &from, &m);
     *wait_for = m.seq;

@@ -178,11 +178,9 @@ publish_and_leave(struct sf_attachment *att, const struct sf_out *out, const str
     if (out->dtype_len <= SF_INLINE_DTYPE) {
         memcpy(m.dtype, out->dtype, out->dtype_len);
     }
-    if (out->ndim <= SF_INLINE_DIMS) {
+    memset(m.shape, 0, sizeof m.shape);
+    if (out->ndim > 0 && out->ndim <= SF_INLINE_DIMS) { /* of no dimensions shape may be NULL */
         memcpy(m.shape, out->shape, (size_t)out->ndim * 8);
-    }
-    else {
-        memset(m.shape, 0, sizeof m.shape);
     }
     int status = sf_publish_locked(&att->ring, claim->desc, &m);
     if (status == SF_CORRUPT) {

@@ -193,6 +193,7 @@ take(struct sf_state *state, TopicObject *self, const struct sf_request *request
 {
     struct sf_attachment *att = self->t.att;
     struct sf_message m;
+    m.seq = 0;
     uint64_t from;
     int status = sf_take_look(att, request->newest, &from, &m);
     if (status == SF_BAD_MESSAGE) {
