@@ -248,6 +248,13 @@ build/storm: $(storm_c) $(wildcard tests/storm/*.h) $(core_c) $(headers)
 storm: build/storm
 	@build/storm --kills $(KILLS) $(STORM_ARGS)
 
+## fuzz: spoilt segments: corpus, live mutator, damaged messages; EXECUTIONS=20000000: libFuzzer
+# The latter needs clang and its runtime (Debian: clang, libclang-rt-14-dev).
+.PHONY: fuzz
+fuzz: $(VENV)/.stamp-installed
+	@PYTHON=$(BIN)/python CC='$(CC)' tests/fuzz/run \
+	    $(if $(EXECUTIONS),long EXECUTIONS=$(EXECUTIONS),quick)
+
 MINUTES ?= 5
 ## soak: many millions of messages while others come and go, MINUTES=60; nothing may grow
 .PHONY: soak

@@ -1,0 +1,66 @@
+"""Spoilt segments: what the fuzzers have found worth keeping, run again; and a look for more.
+
+Owns: the corpus of tests/fuzz as a test, compiled with sanitizers by the C compiler at hand.
+Does not own: the targets (tests/fuzz), or long runs: `tests/fuzz/run long`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FUZZ = Path(__file__).parent.parent / "fuzz"
+COMPILER = os.environ.get("CC", "cc").split()[0]
+MOST_FILES, MOST_BYTES = 150, 512
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"no C compiler ({COMPILER})"),
+]
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fuzz")
+
+
+def run(*command: str | Path, timeout: float = 110) -> str:
+    # Without the options of a run that is itself under a sanitizer: these programs have their own.
+    env = {k: v for k, v in os.environ.items() if k not in ("LD_PRELOAD", "ASAN_OPTIONS")}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=env)
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+    return done.stdout
+
+
+@pytest.mark.timeout(120)
+def test_what_once_broke_the_core_is_answered_with_a_status(build):
+    out = run(FUZZ / "run", "replay", f"BUILD={build}")
+    told = dict(re.findall(r"/(\w+): (\d+) inputs", out))
+    kept = {d.name: str(len(list(d.iterdir()))) for d in (FUZZ / "corpus").iterdir()}
+    assert told == kept and len(kept) == 4
+
+
+@pytest.mark.timeout(120)
+def test_nothing_crashes_or_hangs_while_words_change_under_it(build):
+    run(FUZZ / "run", "replay", f"BUILD={build}")
+    out = run(build / "replay" / "mutator", "6")
+    good = {job: int(n) for job, n in re.findall(r"(\w+) \d+ \((\d+) good\)", out)}
+    assert min(good.values()) > 0, good  # each of the jobs has done something
+
+
+@pytest.mark.timeout(120)
+def test_a_damaged_message_is_told_by_an_error_of_the_package():
+    out = run(sys.executable, FUZZ / "fuzz_wire.py", "--rounds", "80", "--seed", "1")
+    assert out.startswith("fuzz_wire: 80 rounds") and "0 troubles" in out
+
+
+def test_the_corpus_is_small():
+    files = [path for path in (FUZZ / "corpus").rglob("*") if path.is_file()]
+    assert 0 < len(files) <= MOST_FILES
+    assert [path.name for path in files if path.stat().st_size > MOST_BYTES] == []
