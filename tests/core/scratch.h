@@ -1,6 +1,6 @@
 /* A folder of its own for topics, and other processes: for tests that need real files.
  *
- * Owns:      a new folder under /dev/shm, which SHMFLOW_DIR names while the program runs and which
+ * Owns:      a new folder under /dev/shm (CHECK_SCRATCH moves it), which SHMFLOW_DIR names while the program runs and which
  *            is gone at its end, however it ends but for SIGKILL; forking and awaiting children.
  * Does not:  clean what a test leaves behind silently: a file that is still there at the end of
  *            the program is told.
@@ -23,7 +23,7 @@
 #define UNUSED __attribute__((unused))
 #define SECONDS(n) (os_now_ns() + (uint64_t)((n) * 1e9)) /* from now, as an until_ns */
 
-static char scratch_dir[64];
+static char scratch_dir[96];
 static pid_t scratch_pid;
 
 /* Removes what is in the folder; how many files that were. */
@@ -61,7 +61,9 @@ scratch_drop(void)
 __attribute__((constructor)) static void
 scratch_make(void)
 {
-    strcpy(scratch_dir, "/dev/shm/shmflow-test-XXXXXX");
+    const char *parent = getenv("CHECK_SCRATCH"); /* of who expects a crash, and cleans up */
+    snprintf(scratch_dir, sizeof scratch_dir, "%.60s/shmflow-test-XXXXXX",
+             parent ? parent : "/dev/shm");
     if (mkdtemp(scratch_dir) == NULL) {
         perror(scratch_dir);
         _exit(3);
