@@ -98,8 +98,8 @@ reserve(int fd, const char *dir, uint64_t file_len, int (*between)(void *), void
             off += len;
         }
         else if (status == -EINTR && step > SF_LEAST_STEP_LEN) {
-            /* Kernels before 6.0 undo a step that any signal interrupts: under a periodic timer a
-             * long one would never end. */
+            /* tmpfs undoes a step that a signal interrupts: under a periodic timer a long one
+             * would never end. */
             step /= 2;
         }
         if (status == 0 || status == -EINTR) {

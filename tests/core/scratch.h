@@ -1,7 +1,8 @@
 /* A folder of its own for topics, and other processes: for tests that need real files.
  *
- * Owns:      a new folder under /dev/shm (CHECK_SCRATCH moves it), which SHMFLOW_DIR names while the program runs and which
- *            is gone at its end, however it ends but for SIGKILL; forking and awaiting children.
+ * Owns:      a new folder under /dev/shm (CHECK_SCRATCH moves it), which SHMFLOW_DIR names while the
+ *            program runs and which is gone at its end, however it ends but for SIGKILL; forking
+ *            and awaiting children.
  * Does not:  clean what a test leaves behind silently: a file that is still there at the end of
  *            the program is told.
  */
