@@ -107,7 +107,7 @@ link_blocks(struct sf_ring *ring, uint32_t count)
     uint32_t last[2] = {SF_NIL, SF_NIL};
     uint32_t first[2] = {SF_NIL, SF_NIL};
     uint32_t cursor[2] = {SF_NIL, SF_NIL};
-    uint64_t oldest[2] = {UINT64_MAX, UINT64_MAX};
+    uint64_t newest[2] = {0, 0};
     uint64_t low = 0;
     for (uint32_t at = 0; at < count; at++) {
         uint32_t desc = sf_load_relaxed(&ring->scratch[at]); /* G */
@@ -133,17 +133,13 @@ link_blocks(struct sf_ring *ring, uint32_t count)
         else {
             sf_store_relaxed(&ring->links[last[area]].next, desc); /* G */
         }
-        if (seq != 0 && seq < oldest[area]) {
-            oldest[area] = seq;
-            cursor[area] = last[area];
-        }
         last[area] = desc;
+        if (seq > newest[area]) {
+            newest[area] = seq;
+            cursor[area] = desc;
+        }
     }
     for (int area = 0; area < 2; area++) {
-        /* Before the oldest message, round the area's end: the next claim evicts that first. Not
-         * at the newest: blocks are numbered in another order than they were placed, and a claim
-         * that begins at one of the newest evicts all that is older. */
-        cursor[area] = cursor[area] == SF_NIL ? last[area] : cursor[area];
         sf_store_relaxed(&ring->header->first[area], first[area]); /* G */
         sf_store_relaxed(&ring->header->cursor[area], cursor[area]); /* G */
     }

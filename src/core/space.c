@@ -7,11 +7,12 @@
  * Two areas, main and lane. In each, live blocks form a list in address order. A claim looks
  *   1. at the gap at main's start: with a bounded depth it is what was freed longest ago, and
  *      using the same memory again and again keeps it in the caches;
- *   2. with a depth that was asked for, from the cursor (behind the block placed last) for a gap,
- *      a few dozen blocks far;
- *   3. from the cursor for the first run of adjacent gaps and passable blocks that is long
- *      enough, one lap; only then it evicts what is in the run, and everything older, so that
- *      history stays contiguous;
+ *   2. from the cursor (behind the block placed last) for a gap: a few blocks far, or a few dozen
+ *      with a depth that was asked for;
+ *   3. from the area's oldest message for the first run of adjacent gaps and passable blocks that
+ *      is long enough, one lap; only then it evicts what is in the run, and everything older, so
+ *      that history stays contiguous. Not from the cursor: blocks are numbered in another order
+ *      than they were placed, and a run that begins among the newest costs all that is older;
  *   4. in the lane, by the same steps. Nobody pins the lane, so only a claim that is being
  *      written now can be in the way: wait for that one.
  * Passable: published and not held; retired and let go of; discarded; claimed by a dead owner.
@@ -33,6 +34,7 @@
 enum { MAIN = 0, LANE = 1 };
 
 #define SF_GAP_STEPS 64u
+#define SF_NEAR_STEPS 8u
 
 struct run {
     uint64_t off;     /* where the block would go */
@@ -230,12 +232,27 @@ fits_at_start(struct sf_ring *ring, int area, uint64_t len)
     return false;
 }
 
-/* Step 2, and with `evicting` step 3. Leaves ring->anchor at the block before the run. */
-static bool
-find_run(struct sf_ring *ring, int area, uint64_t len, bool evicting, uint32_t most_steps,
-         struct run *run)
+/* The block before the area's oldest message, or the cursor where that is not among the first. */
+static uint32_t
+before_oldest(struct sf_ring *ring, int area)
 {
-    uint32_t desc = get(ring, &ring->header->cursor[area]);
+    uint64_t tail = sf_load_relaxed(&ring->header->tail); /* G */
+    uint64_t head = sf_load_relaxed(&ring->header->head); /* G */
+    for (uint64_t seq = tail; seq <= head && seq - tail < SF_NEAR_STEPS; seq++) {
+        uint32_t desc = get(ring, &ring->index[seq & (ring->lay.index_len - 1)]);
+        if (desc != SF_NIL && area_of(ring, block_off(ring, desc)) == area) {
+            return get(ring, &ring->links[desc].prev);
+        }
+    }
+    return get(ring, &ring->header->cursor[area]);
+}
+
+/* Step 2, and with `evicting` step 3, beginning behind the block `desc`. Leaves ring->anchor at the
+ * block before the run. */
+static bool
+find_run(struct sf_ring *ring, int area, uint64_t len, uint32_t desc, bool evicting,
+         uint32_t most_steps, struct run *run)
+{
     bool wrapped = desc == SF_NIL;
     uint64_t low = wrapped ? area_start(ring, area) : block_end(ring, desc);
     ring->anchor = desc;
@@ -255,8 +272,8 @@ find_run(struct sf_ring *ring, int area, uint64_t len, bool evicting, uint32_t m
             if (wrapped) {
                 return false;
             }
-            /* The second half of the lap goes all the way, over the cursor's own block too:
-             * a run may need the whole area. */
+            /* The second half of the lap goes all the way, over the first block too: a run may
+             * need the whole area. */
             wrapped = true;
             low = area_start(ring, area);
             ring->anchor = SF_NIL;
@@ -316,16 +333,18 @@ find_room(struct sf_ring *ring, int area, uint64_t len, uint64_t *off)
         return true;
     }
     struct run run;
-    /* Where the user has said how many messages to keep, gaps come before eviction; there are
-     * few blocks then, and the walk is short. */
-    if (ring->lay.asked_depth != 0 && find_run(ring, area, len, false, SF_GAP_STEPS, &run) &&
-        clear_run(ring, area, len, &run)) {
+    /* Where the user has said how many messages to keep there are few blocks, and gaps between
+     * them are worth a longer walk. */
+    uint32_t steps = ring->lay.asked_depth != 0 ? SF_GAP_STEPS : SF_NEAR_STEPS;
+    uint32_t cursor = get(ring, &ring->header->cursor[area]);
+    if (find_run(ring, area, len, cursor, false, steps, &run) && clear_run(ring, area, len, &run)) {
         *off = run.off;
         return true;
     }
     /* A lost race retires a message, so the rounds are bounded by what was retained. */
     for (uint32_t round = 0; round <= ring->lay.desc_len && !ring->corrupt; round++) {
-        if (!find_run(ring, area, len, true, 2 * ring->lay.desc_len + 2, &run)) {
+        uint32_t first = before_oldest(ring, area);
+        if (!find_run(ring, area, len, first, true, 2 * ring->lay.desc_len + 2, &run)) {
             return false;
         }
         if (clear_run(ring, area, len, &run)) {

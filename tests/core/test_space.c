@@ -309,3 +309,40 @@ TEST(tables_out_of_range_are_told_and_never_followed)
     SPOIL(descs[2].seq, 777); /* no such message */
 #undef SPOIL
 }
+
+TEST(room_at_the_start_among_newer_messages_costs_no_history)
+{
+    struct plain p;
+    plain_open(&p, 16 * 4096, 4096, 63);
+    uint64_t count = fill_main(&p, 4096);
+    struct sf_message held = plain_pin(&p, 1, 1);
+    for (uint64_t i = 0; i < count / 2; i++) {
+        (void)put_at(&p, 4096); /* flows around what is held: the newest are behind it now */
+    }
+    sf_unpin_bit(&p.ring, held.desc, 1);
+    CHECK_EQ(put_at(&p, 4096), 0); /* what was held is free, and lies at the start */
+    uint64_t retained = plain_head(&p) + 1 - plain_tail(&p);
+    for (uint64_t i = 0; i < 2 * count; i++) {
+        (void)put_at(&p, 4096);
+        CHECK(plain_head(&p) + 1 - plain_tail(&p) >= retained - 1);
+    }
+    plain_close(&p);
+}
+
+TEST(after_a_rebuild_the_oldest_goes_first)
+{
+    struct plain p;
+    struct sf_claim loan;
+    plain_open(&p, 16 * 4096, 4096, 63);
+    CHECK_EQ(plain_claim(&p, 0, 4096, &loan), 0); /* placed first, numbered last */
+    for (int i = 0; i < 15; i++) {
+        (void)put_at(&p, 4096);
+    }
+    CHECK_EQ(plain_publish(&p, &loan, 4096), 0);
+    CHECK_EQ(sf_rebuild_locked(&p.ring), 0);
+    for (uint64_t seq = 1; seq <= 15; seq++) {
+        CHECK_EQ(plain_tail(&p), seq);
+        (void)put_at(&p, 4096);
+    }
+    plain_close(&p);
+}
