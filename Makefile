@@ -15,6 +15,7 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 STORM_ARGS ?=
 SOAK_ARGS ?=
+KILL_ARGS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -236,6 +237,16 @@ valgrind:
 	@CHECK_TIMEOUT_S=900 $(MAKE) ctests-plain run='valgrind -q --error-exitcode=9 --fair-sched=yes --leak-check=no'
 
 # ---- long attacks; each has a quick form among the tests ----------------------------------------
+
+kill_c := $(sort $(wildcard tests/kill/*.c))
+build/kill-matrix: $(kill_c) $(wildcard tests/kill/*.h) $(core_c) $(headers)
+	@mkdir -p build
+	@$(CC) $(relaxed) -O2 -g -DSF_FAILPOINTS -DSF_DEBUG=1 -Isrc -o $@ $(kill_c) $(core_c)
+
+## kill: a death at every point of every operation, and a second one at every point of the recovery
+.PHONY: kill
+kill: build/kill-matrix
+	@build/kill-matrix --all --jobs 2 $(KILL_ARGS)
 
 KILLS ?= 5000
 storm_c := $(sort $(wildcard tests/storm/*.c))

@@ -1,0 +1,85 @@
+"""The kill matrix: tests/kill, a C program that dies at every point of every operation.
+
+Owns: compiling it with failpoints and invariant checks, running its quick form, and seeing that it
+left no operation out; what clean() makes of the files that a killed creator leaves.
+Does not own: what must be true after a death; the program says, and ends at the first violation.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import shmflow
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def matrix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = os.environ.get("CC", "cc").split()
+    if shutil.which(compiler[0]) is None:
+        if os.environ.get("SHMFLOW_CI") == "1":
+            pytest.fail(f"no C compiler ({compiler[0]}), and SHMFLOW_CI=1")
+        pytest.skip(f"needs a C compiler ({compiler[0]})")
+    program = tmp_path_factory.mktemp("kill") / "kill_matrix"
+    folders = ("tests/kill", "src/core", "src/os")
+    sources = [str(file) for folder in folders for file in sorted((ROOT / folder).glob("*.c"))]
+    flags = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", f"-I{ROOT}/src"]
+    macros = ["-D_GNU_SOURCE", "-DSF_FAILPOINTS", "-DSF_DEBUG=1"]
+    command = [*compiler, *flags, *macros, *sources, "-o", str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    if done.returncode != 0:
+        pytest.fail(f"the kill matrix does not compile:\n{done.stderr}", pytrace=False)
+    return program
+
+
+def run(matrix: Path, *options: str, timeout: float = 60) -> str:
+    done = subprocess.run([matrix, *options], capture_output=True, text=True, timeout=timeout)
+    if done.returncode != 0:
+        pytest.fail(f"exit {done.returncode}\n{done.stderr}\n{done.stdout}", pytrace=False)
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(170)
+def test_a_death_at_any_point_of_any_operation_costs_nobody_anything(matrix: Path) -> None:
+    names = run(matrix, "--list").splitlines()
+    said = run(matrix, "--jobs", "2", timeout=160)
+    print(said)
+    rows = re.findall(r"^(.+?) +(\d+) +\d+ +(\d+) +\d+ +[\d.]+ +[\d.]+$", said, re.MULTILINE)
+    assert [name for name, _, _ in rows] == names
+    assert [name for name, points, seconds in rows if not (int(points) and int(seconds))] == []
+    assert sum(int(seconds) for _, _, seconds in rows) >= 2000
+    stops = re.search(r"(\d+) stops", said)
+    assert stops is not None
+    assert int(stops.group(1)) > 0
+
+
+@pytest.fixture
+def debris(matrix: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder in which creators died at each of their points, where there is no O_TMPFILE."""
+    folder = Path(run(matrix, "--debris").strip())
+    monkeypatch.setenv("SHMFLOW_DIR", str(folder))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+def test_unfinished_files_of_killed_creators_go_when_they_are_an_hour_old(debris: Path) -> None:
+    files = list(debris.iterdir())
+    assert files
+    assert all(re.fullmatch(r"\.shmflow-[0-9a-f]{32}", file.name) for file in files)
+    assert shmflow.topics() == []
+    assert shmflow.clean() == 0
+    for file in files:
+        os.utime(file, (time.time() - 3700,) * 2)
+    assert shmflow.clean() == len(files)
+    assert list(debris.iterdir()) == []
