@@ -12,7 +12,7 @@
  *   3. from the area's oldest message for the first run of adjacent gaps and passable blocks that
  *      is long enough, one lap; only then it evicts what is in the run, and everything older, so
  *      that history stays contiguous. Not from the cursor: blocks are numbered in another order
- *      than they were placed, and a run that begins among the newest costs all that is older;
+ *      than they were placed, and a run with one of the newest in it costs all that is older;
  *   4. in the lane, by the same steps. Nobody pins the lane, so only a claim that is being
  *      written now can be in the way: wait for that one.
  * Passable: published and not held; retired and let go of; discarded; claimed by a dead owner.
@@ -35,10 +35,12 @@ enum { MAIN = 0, LANE = 1 };
 
 #define SF_GAP_STEPS 64u
 #define SF_NEAR_STEPS 8u
+#define SF_CHEAP_TRIES 5u
 
 struct run {
-    uint64_t off;     /* where the block would go */
-    uint64_t newest;  /* the newest message in it, or 0 */
+    uint64_t off;    /* where the block would go */
+    uint64_t newest; /* the newest message in it, or 0 */
+    uint32_t count;  /* of messages in it */
 };
 
 /* ---- words that the lock protects: relaxed, for edge G (lock.c) orders them ---- */
@@ -247,16 +249,16 @@ before_oldest(struct sf_ring *ring, int area)
     return get(ring, &ring->header->cursor[area]);
 }
 
-/* Step 2, and with `evicting` step 3, beginning behind the block `desc`. Leaves ring->anchor at the
- * block before the run. */
+/* Steps 2 and 3: the first run behind the block `desc` whose messages all have numbers up to `limit`
+ * (0: that has none). Leaves ring->anchor at the block before the run. */
 static bool
-find_run(struct sf_ring *ring, int area, uint64_t len, uint32_t desc, bool evicting,
+find_run(struct sf_ring *ring, int area, uint64_t len, uint32_t desc, uint64_t limit,
          uint32_t most_steps, struct run *run)
 {
     bool wrapped = desc == SF_NIL;
     uint64_t low = wrapped ? area_start(ring, area) : block_end(ring, desc);
     ring->anchor = desc;
-    run->newest = 0;
+    *run = (struct run){0};
     desc = after(ring, area, desc);
     for (uint32_t steps = 0; steps <= most_steps && !ring->corrupt; steps++) {
         uint64_t high = desc == SF_NIL ? area_end(ring, area) : block_off(ring, desc);
@@ -277,22 +279,50 @@ find_run(struct sf_ring *ring, int area, uint64_t len, uint32_t desc, bool evict
             wrapped = true;
             low = area_start(ring, area);
             ring->anchor = SF_NIL;
-            run->newest = 0;
+            *run = (struct run){0};
             desc = after(ring, area, SF_NIL);
             continue;
         }
         uint64_t seq;
-        if (is_passable(ring, area, desc, &seq) && (evicting || seq == 0)) {
+        if (is_passable(ring, area, desc, &seq) && seq <= limit) {
             run->newest = seq > run->newest ? seq : run->newest;
+            run->count += seq != 0;
         }
         else {
             low = block_end(ring, desc);
             ring->anchor = desc;
-            run->newest = 0;
+            *run = (struct run){0};
         }
         desc = after(ring, area, desc);
     }
     return false;
+}
+
+/* The run for step 3. The first that fits may have one of the newest messages in it, which would
+ * cost all that are older: then one that costs half as much is looked for, a few times. */
+static bool
+find_cheap_run(struct sf_ring *ring, int area, uint64_t len, struct run *run)
+{
+    uint32_t first = before_oldest(ring, area);
+    uint32_t most_steps = 2 * ring->lay.desc_len + 2;
+    uint64_t tail = sf_load_relaxed(&ring->header->tail); /* G */
+    if (!find_run(ring, area, len, first, UINT64_MAX, most_steps, run)) {
+        return false;
+    }
+    for (uint32_t tries = 0; tries < SF_CHEAP_TRIES && run->newest > tail; tries++) {
+        uint64_t cost = run->newest - tail + 1;
+        if (cost <= 2 * (uint64_t)run->count) {
+            break;
+        }
+        struct run cheaper;
+        uint32_t anchor = ring->anchor;
+        if (!find_run(ring, area, len, first, tail + cost / 2 - 1, most_steps, &cheaper)) {
+            ring->anchor = anchor;
+            break;
+        }
+        *run = cheaper;
+    }
+    return !ring->corrupt;
 }
 
 /* Evicts and frees what lies in the run; false if a reader was quicker to pin one of them. */
@@ -337,14 +367,13 @@ find_room(struct sf_ring *ring, int area, uint64_t len, uint64_t *off)
      * them are worth a longer walk. */
     uint32_t steps = ring->lay.asked_depth != 0 ? SF_GAP_STEPS : SF_NEAR_STEPS;
     uint32_t cursor = get(ring, &ring->header->cursor[area]);
-    if (find_run(ring, area, len, cursor, false, steps, &run) && clear_run(ring, area, len, &run)) {
+    if (find_run(ring, area, len, cursor, 0, steps, &run) && clear_run(ring, area, len, &run)) {
         *off = run.off;
         return true;
     }
     /* A lost race retires a message, so the rounds are bounded by what was retained. */
     for (uint32_t round = 0; round <= ring->lay.desc_len && !ring->corrupt; round++) {
-        uint32_t first = before_oldest(ring, area);
-        if (!find_run(ring, area, len, first, true, 2 * ring->lay.desc_len + 2, &run)) {
+        if (!find_cheap_run(ring, area, len, &run)) {
             return false;
         }
         if (clear_run(ring, area, len, &run)) {

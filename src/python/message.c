@@ -4,7 +4,8 @@
  * Does not:  take messages (topic_read.c).
  *
  * Invariants
- *   M1  Frozen: nothing can be set; the array is read-only unless it was asked for as a copy.
+ *   M1  It is allocated before its message is taken: who runs out of memory loses nothing.
+ *   M2  Frozen: nothing can be set; the array is read-only unless it was asked for as a copy.
  * A crash here leaves: nothing.
  */
 #include "python/module.h"
@@ -19,20 +20,29 @@ typedef struct {
     unsigned int writer;
 } MessageObject;
 
+/* Empty, and unknown to the collector until it is filled. */
 PyObject *
-sf_message_new(struct sf_state *state, struct sf_taken *taken)
+sf_message_new(struct sf_state *state)
 {
-    MessageObject *m = (MessageObject *)state->message_type->tp_alloc(state->message_type, 0);
-    if (m) {
-        m->array = Py_NewRef(taken->array);
-        m->packed = Py_XNewRef(taken->meta);
-        m->seq = taken->seq;
-        m->lost = taken->lost;
-        m->skipped = taken->skipped;
-        m->timestamp_ns = (long long)taken->stamp_ns;
-        m->writer = taken->writer_pid;
+    PyObject *message = state->message_type->tp_alloc(state->message_type, 0);
+    if (message) {
+        PyObject_GC_UnTrack(message);
     }
-    return (PyObject *)m;
+    return message;
+}
+
+void
+sf_message_fill(PyObject *message, struct sf_taken *taken)
+{
+    MessageObject *m = (MessageObject *)message;
+    m->array = taken->array;
+    m->packed = taken->meta;
+    m->seq = taken->seq;
+    m->lost = taken->lost;
+    m->skipped = taken->skipped;
+    m->timestamp_ns = (long long)taken->stamp_ns;
+    m->writer = taken->writer_pid;
+    PyObject_GC_Track(message);
 }
 
 static int

@@ -49,13 +49,13 @@ messages_next(PyObject *op)
     MessagesObject *it = (MessagesObject *)op;
     struct sf_state *state = sf_state_of(Py_TYPE(op));
     struct sf_request request = {.newest = it->newest, .copy = it->copy, .want_meta = true};
-    struct sf_taken taken;
+    int status;
     if (sf_parse_timeout(it->timeout, &request.deadline) < 0) {
         return NULL;
     }
-    int status = sf_read_next(state, it->topic, &request, &taken);
-    if (status == 1) {
-        return sf_make_message(state, &taken);
+    PyObject *message = sf_read_message(state, it->topic, &request, &status);
+    if (message) {
+        return message;
     }
     if (status == 0) {
         return sf_finish_read(state, it->topic, &request, 0);

@@ -152,7 +152,9 @@ PyObject *sf_view_new_claim(struct sf_state *state, struct sf_attachment *att,
                             const struct sf_claim *claim);
 
 /* message.c */
-PyObject *sf_message_new(struct sf_state *state, struct sf_taken *taken);
+PyObject *sf_message_new(struct sf_state *state);
+/* Takes over what was taken. */
+void sf_message_fill(PyObject *message, struct sf_taken *taken);
 
 /* messages.c */
 PyObject *sf_topic_messages_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
@@ -175,7 +177,8 @@ int sf_read_next(struct sf_state *state, TopicObject *self, const struct sf_requ
 PyObject *sf_finish_read(struct sf_state *state, TopicObject *self,
                          const struct sf_request *request, int status);
 /* A Message of what was taken; consumes it. */
-PyObject *sf_make_message(struct sf_state *state, struct sf_taken *taken);
+PyObject *sf_read_message(struct sf_state *state, TopicObject *self,
+                          const struct sf_request *request, int *status);
 /* Clears the exception that says that the stream is over. */
 void sf_end_iteration(struct sf_state *state);
 PyObject *sf_topic_read_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs,

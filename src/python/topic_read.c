@@ -419,11 +419,18 @@ sf_topic_read_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
 }
 
 PyObject *
-sf_make_message(struct sf_state *state, struct sf_taken *taken)
+sf_read_message(struct sf_state *state, TopicObject *self, const struct sf_request *request,
+                int *status)
 {
-    PyObject *message = sf_message_new(state, taken);
-    Py_DECREF(taken->array);
-    Py_XDECREF(taken->meta);
+    struct sf_taken taken;
+    PyObject *message = sf_message_new(state);
+    *status = message ? sf_read_next(state, self, request, &taken) : -1;
+    if (*status == 1) {
+        sf_message_fill(message, &taken);
+    }
+    else {
+        Py_CLEAR(message);
+    }
     return message;
 }
 
@@ -433,14 +440,13 @@ sf_topic_read_message_method(PyObject *op, PyObject *const *args, Py_ssize_t nar
 {
     struct sf_state *state = ((TopicObject *)op)->state;
     struct sf_request request;
-    struct sf_taken taken;
+    int status;
     if (parse_request("read_message", args, nargs, kwnames, &request) < 0) {
         return NULL;
     }
     request.want_meta = true;
-    int status = sf_read_next(state, (TopicObject *)op, &request, &taken);
-    return status == 1 ? sf_make_message(state, &taken)
-                       : sf_finish_read(state, (TopicObject *)op, &request, status);
+    PyObject *message = sf_read_message(state, (TopicObject *)op, &request, &status);
+    return message ? message : sf_finish_read(state, (TopicObject *)op, &request, status);
 }
 
 /* Iteration ends where reading would say that the stream is over. */

@@ -290,3 +290,35 @@ def test_a_reader_without_memory_takes_no_message_for_damaged(
         # It was not passed over.
         assert topic.read(0).dtype == fields
         topic.unlink()
+
+
+@pytest.mark.parametrize("size", [8, 100_000])
+def test_a_message_outlives_every_lack_of_memory_of_its_reader(
+    topic_name: str, run_python: Callable[..., Any], size: int
+) -> None:
+    script = """
+import sys
+import numpy as np
+import _testcapi
+import shmflow
+
+topic = shmflow.Topic(sys.argv[1], capacity="1 MiB")
+for _ in range(2):
+    topic.write(np.ones(int(sys.argv[2]), np.uint8), meta={"a": 1})
+    warm = topic.read_message(0)
+seq = topic.write(np.ones(int(sys.argv[2]), np.uint8), meta={"a": 1})
+message = None
+failures = -1
+while message is None:
+    failures += 1
+    _testcapi.set_nomemory(failures, failures + 1)
+    try:
+        message = topic.read_message(0)
+    except MemoryError:
+        pass
+    finally:
+        _testcapi.remove_mem_hooks()
+assert message.seq == seq and message.array.all() and failures > 2, (message, failures)
+topic.unlink()
+"""
+    assert run_python(script, topic_name, str(size)).stderr == ""

@@ -285,28 +285,28 @@ TEST(tables_out_of_range_are_told_and_never_followed)
 {
     struct plain p;
     struct sf_claim claim;
-#define SPOIL(word, value)                                                                         \
+#define SPOIL(word, value, blocks)                                                                 \
     do {                                                                                           \
         plain_open(&p, 4 * 4096, 4096, 63);                                                        \
         for (int i = 0; i < 6; i++) {                                                              \
             (void)plain_put(&p, 4096);                                                             \
         }                                                                                          \
         sf_store_relaxed(&p.ring.word, (value));                                                   \
-        CHECK_EQ(plain_claim(&p, 0, 2 * 4096, &claim), SF_CORRUPT);                                \
+        CHECK_EQ(plain_claim(&p, 0, (blocks) * 4096, &claim), SF_CORRUPT);                         \
         plain_close(&p);                                                                           \
     } while (0)
-    SPOIL(header->free_first, 100000);
-    SPOIL(header->first[0], 100000);
-    SPOIL(header->cursor[0], 100000);
-    SPOIL(header->head, 100000);
-    SPOIL(header->tail, 0);
-    SPOIL(header->tail, 100000);
-    SPOIL(descs[0].off, UINT64_MAX);
-    SPOIL(descs[0].off, 5 * 4096000);
-    SPOIL(descs[0].len, UINT64_MAX);
-    SPOIL(descs[0].len, 1 << 20);
-    SPOIL(links[0].next, 100000);
-    SPOIL(descs[2].seq, 777); /* no such message */
+    SPOIL(header->free_first, 100000, 2);
+    SPOIL(header->first[0], 100000, 2);
+    SPOIL(header->cursor[0], 100000, 2);
+    SPOIL(header->head, 100000, 2);
+    SPOIL(header->tail, 0, 2);
+    SPOIL(header->tail, 100000, 2);
+    SPOIL(descs[0].off, UINT64_MAX, 2);
+    SPOIL(descs[0].off, 5 * 4096000, 2);
+    SPOIL(descs[0].len, UINT64_MAX, 2);
+    SPOIL(descs[0].len, 1 << 20, 2);
+    SPOIL(links[0].next, 100000, 2);
+    SPOIL(descs[2].seq, 777, 4); /* no such message; two blocks are found around it */
 #undef SPOIL
 }
 
@@ -344,5 +344,24 @@ TEST(after_a_rebuild_the_oldest_goes_first)
         CHECK_EQ(plain_tail(&p), seq);
         (void)put_at(&p, 4096);
     }
+    plain_close(&p);
+}
+
+TEST(a_new_message_among_the_old_is_flowed_around)
+{
+    struct plain p;
+    struct sf_claim loan;
+    plain_open(&p, 16 * 4096, 4096, 63);
+    (void)put_at(&p, 4096);
+    CHECK_EQ(plain_claim(&p, 0, 4096, &loan), 0); /* the second place, the newest number */
+    for (int i = 0; i < 14; i++) {
+        (void)put_at(&p, 4096);
+    }
+    CHECK_EQ(plain_publish(&p, &loan, 4096), 0);
+    struct sf_claim claim;
+    CHECK_EQ(plain_claim(&p, 0, 2 * 4096, &claim), 0);
+    CHECK_EQ(claim.off, 2 * 4096); /* and not 0, which would have cost all */
+    CHECK_EQ(plain_tail(&p), 4);
+    plain_check_history(&p);
     plain_close(&p);
 }
