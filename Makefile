@@ -185,6 +185,10 @@ test-pythons:
 	@$(MAKE) on-python VERSION=3.12 NUMPY='numpy==1.26.*'
 	@$(MAKE) on-python VERSION=3.13
 
+# What an interpreter can make a difference to.
+interpreters := tests/api $(addprefix tests/process/test_,exit.py fork.py fork_family.py fork_within.py \
+    start_methods.py model.py)
+
 # The first candidate that runs: a pyenv shim may exist and yet not run.
 .PHONY: on-python
 on-python:
@@ -193,7 +197,7 @@ on-python:
 	if [ -z "$$python" ]; then $(call skip,Python $(VERSION) (not found)); \
 	else echo "== Python $(VERSION), $(NUMPY)"; \
 	    $(MAKE) test-python PYTHON="$$python" VENV='build/venvs/$(VERSION)' SHMFLOW_DEBUG=1 \
-	        ARGS='-m "not slow" tests/api tests/process $(ARGS)'; fi
+	        ARGS='-m "not slow" $(interpreters) $(ARGS)'; fi
 
 ## cross: the core compiled for aarch64, its tests run under qemu
 .PHONY: cross
@@ -213,7 +217,7 @@ asan:
 	@$(MAKE) build/venvs/asan/.stamp-test build/venvs/asan/.stamp-installed VENV=build/venvs/asan \
 	    SHMFLOW_SANITIZE=address,undefined SHMFLOW_DEBUG=1
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
-	    PYTHONMALLOC=malloc build/venvs/asan/bin/pytest -q -n 2 --dist loadfile --ignore=tests/lint $(ARGS)
+	    PYTHONMALLOC=malloc build/venvs/asan/bin/pytest -q -n 2 --dist loadfile --timeout 600 --ignore=tests/lint $(ARGS)
 
 ## tsan: C tests with the thread sanitizer
 # Without address randomisation: older sanitizers know only some of the layouts newer kernels use.
