@@ -125,10 +125,10 @@ demo: $(VENV)/.stamp-demo $(VENV)/.stamp-installed
 
 # ---- tests -------------------------------------------------------------------------------------
 
-## test: everything: C tests, Python tests, aarch64, an sdist, the other Pythons
+## test: everything: C tests, Python tests, models, aarch64, an sdist, the other Pythons
 .PHONY: test
 test:
-	$(call stages,test-c test-python cross sdist test-pythons)
+	$(call stages,test-c test-python model cross sdist test-pythons)
 
 ## test-quick: the C tests and the Python tests that are not slow
 .PHONY: test-quick
@@ -241,6 +241,13 @@ valgrind:
 	@CHECK_TIMEOUT_S=900 $(MAKE) ctests-plain run='valgrind -q --error-exitcode=9 --fair-sched=yes --leak-check=no'
 
 # ---- long attacks; each has a quick form among the tests ----------------------------------------
+
+MODEL ?= quick
+## model: the protocols as Promela models, verified exhaustively; MODEL=full, MODEL=broken
+.PHONY: model
+model:
+	@if command -v spin >/dev/null; then $(PYTHON) tests/model/run $(MODEL); \
+	else $(call skip,models (no spin)); fi
 
 kill_c := $(sort $(wildcard tests/kill/*.c))
 build/kill-matrix: $(kill_c) $(wildcard tests/kill/*.h) $(core_c) $(headers)

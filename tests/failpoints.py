@@ -21,30 +21,17 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
+from compiled import ROOT, compile_core
 
 
 @functools.cache
 def compile_agent() -> Path:
     """The program, compiled; it is removed at exit."""
-    compiler = os.environ.get("CC", "cc").split()
-    if shutil.which(compiler[0]) is None:
-        if os.environ.get("SHMFLOW_CI") == "1":
-            pytest.fail(f"no C compiler ({compiler[0]}), and SHMFLOW_CI=1")
-        pytest.skip(f"needs a C compiler ({compiler[0]})")
     folder = Path(tempfile.mkdtemp(prefix="shmflow-actor-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    program = folder / "frozen_writer"
-    sources = [ROOT / "tests" / "process" / "frozen_writer.c"]
-    sources += sorted((ROOT / "src" / "core").glob("*.c")) + sorted((ROOT / "src/os").glob("*.c"))
-    flags = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"]
-    macros = ["-D_GNU_SOURCE", "-DSF_FAILPOINTS", "-DSF_DEBUG"]
-    command = [*compiler, *flags, *macros, f"-I{ROOT / 'src'}", *map(str, sources), "-o", program]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
-    if done.returncode != 0:
-        pytest.fail(f"frozen_writer.c does not compile:\n{done.stderr}", pytrace=False)
-    return program
+    source = ROOT / "tests" / "process" / "frozen_writer.c"
+    macros = ("-DSF_FAILPOINTS", "-DSF_DEBUG")
+    return compile_core(folder / "frozen_writer", [source], "-O1", *macros)
 
 
 class Answer(NamedTuple):

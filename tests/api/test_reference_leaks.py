@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from compiled import SANITIZED
 
 import shmflow
 
@@ -488,6 +489,7 @@ LEAKS: dict[str, Callable[[World, list[Any]], Any]] = {
 }
 
 
+@pytest.mark.skipif(SANITIZED, reason="a sanitizer's heap is not CPython's, nor the C library's")
 @pytest.mark.parametrize("leak", LEAKS)
 @pytest.mark.may_leak("it leaks on purpose, to be found out")
 def test_a_leak_is_found(world: World, leak: str) -> None:

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from compiled import plain_env
 
 FUZZ = Path(__file__).parent.parent / "fuzz"
 COMPILER = os.environ.get("CC", "cc").split()[0]
@@ -30,9 +31,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fuzz")
 
 
-def run(*command: str | Path, timeout: float = 110) -> str:
-    # Without the options of a run that is itself under a sanitizer: these programs have their own.
-    env = {k: v for k, v in os.environ.items() if k not in ("LD_PRELOAD", "ASAN_OPTIONS")}
+def run(*command: str | Path, env: dict[str, str] | None = None, timeout: float = 110) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=env)
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
     return done.stdout
@@ -40,7 +39,7 @@ def run(*command: str | Path, timeout: float = 110) -> str:
 
 @pytest.mark.timeout(120)
 def test_what_once_broke_the_core_is_answered_with_a_status(build):
-    out = run(FUZZ / "run", "replay", f"BUILD={build}")
+    out = run(FUZZ / "run", "replay", f"BUILD={build}", env=plain_env())
     told = dict(re.findall(r"/(\w+): (\d+) inputs", out))
     kept = {d.name: str(len(list(d.iterdir()))) for d in (FUZZ / "corpus").iterdir()}
     assert told == kept and len(kept) == 4
@@ -48,8 +47,8 @@ def test_what_once_broke_the_core_is_answered_with_a_status(build):
 
 @pytest.mark.timeout(120)
 def test_nothing_crashes_or_hangs_while_words_change_under_it(build):
-    run(FUZZ / "run", "replay", f"BUILD={build}")
-    out = run(build / "replay" / "mutator", "6")
+    run(FUZZ / "run", "replay", f"BUILD={build}", env=plain_env())
+    out = run(build / "replay" / "mutator", "6", env=plain_env())
     good = {job: int(n) for job, n in re.findall(r"(\w+) \d+ \((\d+) good\)", out)}
     assert min(good.values()) > 0, good  # each of the jobs has done something
 

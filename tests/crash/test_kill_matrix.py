@@ -16,33 +16,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from compiled import ROOT, compile_core, plain_env
 
 import shmflow
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
 def matrix(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = os.environ.get("CC", "cc").split()
-    if shutil.which(compiler[0]) is None:
-        if os.environ.get("SHMFLOW_CI") == "1":
-            pytest.fail(f"no C compiler ({compiler[0]}), and SHMFLOW_CI=1")
-        pytest.skip(f"needs a C compiler ({compiler[0]})")
     program = tmp_path_factory.mktemp("kill") / "kill_matrix"
-    folders = ("tests/kill", "src/core", "src/os")
-    sources = [str(file) for folder in folders for file in sorted((ROOT / folder).glob("*.c"))]
-    flags = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", f"-I{ROOT}/src"]
-    macros = ["-D_GNU_SOURCE", "-DSF_FAILPOINTS", "-DSF_DEBUG=1"]
-    command = [*compiler, *flags, *macros, *sources, "-o", str(program)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
-    if done.returncode != 0:
-        pytest.fail(f"the kill matrix does not compile:\n{done.stderr}", pytrace=False)
-    return program
+    sources = (ROOT / "tests" / "kill").glob("*.c")
+    return compile_core(program, sources, "-O1", "-DSF_FAILPOINTS", "-DSF_DEBUG=1")
 
 
 def run(matrix: Path, *options: str, timeout: float = 60) -> str:
-    done = subprocess.run([matrix, *options], capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run(
+        [matrix, *options], capture_output=True, text=True, timeout=timeout, env=plain_env()
+    )
     if done.returncode != 0:
         pytest.fail(f"exit {done.returncode}\n{done.stderr}\n{done.stdout}", pytrace=False)
     return done.stdout

@@ -8,7 +8,6 @@ Does not own: long runs; those are started by hand, with a larger number.
 from __future__ import annotations
 
 import functools
-import os
 import shutil
 import signal
 import subprocess
@@ -18,34 +17,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from compiled import ROOT, SANITIZED, compile_core, plain_env
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[2]
 STORM = ROOT / "tests" / "storm"
 LIMIT = 100  # seconds, a net only
 
 
 def compile_storm(core: Path, program: Path, macros: list[str]) -> Path:
-    compiler = os.environ.get("CC", "cc").split()
-    if shutil.which(compiler[0]) is None:
-        if os.environ.get("SHMFLOW_CI") == "1":
-            pytest.fail(f"no C compiler ({compiler[0]}), and SHMFLOW_CI=1")
-        pytest.skip(f"needs a C compiler ({compiler[0]})")
-    sources = [*STORM.glob("*.c"), *core.glob("core/*.c"), *core.glob("os/*.c")]
-    flags = ["-std=c11", "-O2", "-g", "-Wall", "-Wextra", "-Wshadow", "-Werror", "-pthread"]
-    done = subprocess.run(
-        [
-            *(*compiler, *flags, "-D_GNU_SOURCE", *macros, f"-I{core}"),
-            *(*map(str, sorted(sources)), "-o", str(program)),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-    )
-    if done.returncode != 0:
-        pytest.fail(f"tests/storm does not compile:\n{done.stderr}", pytrace=False)
-    return program
+    return compile_core(program, STORM.glob("*.c"), "-O2", *macros, core=core)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +43,7 @@ def compiled() -> Iterator[Callable[[bool], Path]]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def run(command: list[str]) -> str:
+def run(command: list[str], env: dict[str, str] | None = None) -> str:
     """To its end; what it said, which is the reason too if it ended badly."""
     process = subprocess.Popen(
         command,
@@ -70,6 +51,7 @@ def run(command: list[str]) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        env=env,
     )
     try:
         said, _ = process.communicate(timeout=LIMIT)
@@ -94,18 +76,18 @@ def run(command: list[str]) -> str:
 def test_nobody_notices_hundreds_of_deaths(
     compiled: Callable[[bool], Path], checked: bool, kills: int, topic: list[str]
 ) -> None:
-    said = run([str(compiled(checked)), "--kills", str(kills), *topic])
+    said = run([str(compiled(checked)), "--kills", str(kills), *topic], plain_env())
     assert "recovery" in said
 
 
 @pytest.mark.parametrize("checked", [False, True], ids=["plain", "checked"])
 def test_the_frozen_find_all_they_had(compiled: Callable[[bool], Path], checked: bool) -> None:
-    said = run([str(compiled(checked)), "--stop", "--kills", "20"])
+    said = run([str(compiled(checked)), "--stop", "--kills", "20"], plain_env())
     assert "frozen with the lock" in said
 
 
 def test_the_frozen_find_all_they_had_while_others_die(compiled: Callable[[bool], Path]) -> None:
-    run([str(compiled(False)), "--mix", "--kills", "15", "--capacity", "1M"])
+    run([str(compiled(False)), "--mix", "--kills", "15", "--capacity", "1M"], plain_env())
 
 
 def test_a_core_that_frees_what_is_held_is_found_out(tmp_path: Path, shm_dir: Path) -> None:
@@ -118,13 +100,18 @@ def test_a_core_that_frees_what_is_held_is_found_out(tmp_path: Path, shm_dir: Pa
     (core / "core" / "ring.c").write_text(text.replace(sound, "return true;"))
     program = compile_storm(core, tmp_path / "storm", [])
     done = subprocess.run(
-        [str(program), "--kills", "200"], capture_output=True, text=True, timeout=LIMIT
+        [str(program), "--kills", "200"],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        env=plain_env(),
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "VIOLATION" in done.stdout and "seed" in done.stdout
     assert list(shm_dir.iterdir()) == [], "it was to leave nothing"
 
 
+@pytest.mark.skipif(SANITIZED, reason="some seconds are too short for a sanitizer's start")
 def test_soak_of_some_seconds() -> None:
     said = run([sys.executable, str(STORM / "soak.py"), "--minutes", "0.1"])
     assert "exact?" in said

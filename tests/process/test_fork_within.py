@@ -16,7 +16,7 @@ import pytest
 # What every script here begins with. A child tells by its exit status whether all went well, and
 # never lives longer than a minute.
 COMMON = """
-    import gc, itertools, multiprocessing, os, signal, sys, threading, time
+    import gc, itertools, multiprocessing, os, signal, sys, threading, time, warnings
     import numpy as np
     import shmflow
 
@@ -62,6 +62,7 @@ def test_a_fork_while_another_thread_is_blocked_in_read(
             """
             topic = shmflow.Topic(name, capacity="1 MiB", max_held="1 MiB")
             unborn = shmflow.Topic(name + "/unborn", "r")
+            warnings.filterwarnings("ignore", "waiting for topic")  # a slow machine waits for 5 s
             topic.write(frame(0))
             assert (topic.read(0) == 0).all()
             got = []

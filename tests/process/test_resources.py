@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from compiled import SANITIZED
 
 Run = Callable[..., Any]
 
@@ -258,6 +259,7 @@ def test_without_file_descriptors_calls_say_so_and_what_is_attached_goes_on(
     run_python(NOFILE, topic_name)
 
 
+@pytest.mark.skipif(SANITIZED, reason="a sanitizer's shadow takes more than any limit")
 def test_without_address_space_calls_say_so_and_work_when_there_is_some(
     topic_name: str, run_python: Run
 ) -> None:

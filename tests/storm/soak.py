@@ -53,6 +53,7 @@ from soak_people import (
 # pymalloc arena (1 MiB), partly used at one end and not at the other, and what malloc keeps on
 # top before it trims, are no leak; 1 byte for each of 100 million messages would be 100 MB.
 SLACK = 2 << 20
+LEAST_SAMPLES = 30
 # A frame out of the lane is a private copy, a loan that finds no room is private memory: as many as
 # are held may be such. A leak of frames would be 80 MB each second.
 PRIVATE_FRAMES = {"holds frames": HELD_FRAMES + 1, "writes frames": 2}
@@ -206,7 +207,9 @@ class Soak:
         self.start_all()
         self.began = now = time.monotonic()
         last_sample = 0.0
-        while now - self.began < self.seconds:
+        samples = 0
+        # On a busy machine a short soak becomes a longer one: until there is enough to compare.
+        while now - self.began < self.seconds or samples < LEAST_SAMPLES:
             if self.messages and self.row("writes small")[1] >= self.messages:
                 break
             time.sleep(0.05)
@@ -215,6 +218,7 @@ class Soak:
             self.disturb(now)
             if now - last_sample > min(1.0, self.seconds / 60):
                 last_sample = now
+                samples += 1
                 self.take_samples(now)
             self.tell(now)
         self.tell(now, at_end=True)
