@@ -253,8 +253,9 @@ class Soak:
         late = (self.began + 0.75 * took, end + 1)
         # Pages of segments and libraries are touched for the first time when somebody gets so far.
         # There are only so many; on a busy machine that takes a while.
-        touched = SLACK if took >= 60 else 1 << 40
-        fields = {"rss": touched, "anon": SLACK, "pss": SLACK, "fds": 0, "maps": 0}
+        # So are the C library's heaps and pymalloc's arenas mapped.
+        touched, mapped = (SLACK, 0) if took >= 60 else (1 << 40, 4)
+        fields = {"rss": touched, "anon": SLACK, "pss": SLACK, "fds": 0, "maps": mapped}
         print(f"{'flat?':14}" + "".join(f"{field:>17}" for field in fields) + "   (early, late)")
         for pid, (name, _) in self.long.items():
             first = [s for at, s in self.samples[pid] if early[0] <= at <= early[1]]
@@ -265,8 +266,9 @@ class Soak:
                 # A forked child halves the parent's share in its pages for as long as it lives.
                 a = (max if field == "pss" else min)(getattr(s, field) for s in first)
                 b = min(getattr(s, field) for s in last)
-                slack += PRIVATE_FRAMES.get(name, 0) * FRAME_LEN if slack else 0
-                text += f"{a / 1e6:8.2f}{b / 1e6:6.2f} MB" if slack else f"{a:13}{b:4}"
+                in_bytes = field not in ("fds", "maps")
+                slack += PRIVATE_FRAMES.get(name, 0) * FRAME_LEN if in_bytes else 0
+                text += f"{a / 1e6:8.2f}{b / 1e6:6.2f} MB" if in_bytes else f"{a:13}{b:4}"
                 demand(b <= a + slack, f"{name}: {field} grew from {a} to {b}")
             print(text)
         used = {used for at, used in self.shared if at >= early[0]}
