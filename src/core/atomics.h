@@ -71,6 +71,7 @@ void sf_point(const char *file, int line);
 
 #define sf_fence_acquire() atomic_thread_fence(memory_order_acquire)
 #define sf_fence_release() atomic_thread_fence(memory_order_release)
+#define sf_fence_seq() atomic_thread_fence(memory_order_seq_cst)
 
 static inline void
 sf_pause(void)

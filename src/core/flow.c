@@ -263,6 +263,7 @@ sf_leave_queue(struct sf_attachment *att)
 {
     if (sf_attachment_is_mine(att)) {
         sf_give_up_turn(&att->ring, att->owner);
+        sf_fence_seq(); /* H: the turn is cleared, relaxed, before the flag is looked at */
         sf_bell_ring(&att->ring.header->room);
     }
 }

@@ -191,6 +191,7 @@ sf_clean_dead(struct sf_attachment *att)
     }
     (void)os_file_close(fd);
     if (cleaned > 0) {
+        sf_fence_seq(); /* H: gen is stored, release, before the flag is looked at */
         sf_bell_ring(&att->ring.header->room);
     }
     return cleaned;

@@ -161,6 +161,9 @@ sf_room_listen(struct sf_attachment *att)
      * the caller is about to try rings after this load. */
     uint32_t count = sf_load_seq(&bell->count);
     sf_store_seq(&bell->sleepers, 1);
+    /* H: what frees room (owner, gen, turn) is loaded by space.c with acquire or relaxed; the fence
+     * puts those loads behind the flag. */
+    sf_fence_seq();
     return count;
 }
 
