@@ -166,7 +166,7 @@ init_relative(struct scene *s)
 {
     struct sf_options options = {.mode = SF_MODE_R, .create = -1, .max_participants = 64};
     /* Not setenv, which keeps every text for ever. */
-    static char here[] = "SHMFLOW_DIR=.", there[80];
+    static char here[] = "SHMFLOW_DIR=.", there[128];
     snprintf(there, sizeof there, "SHMFLOW_DIR=%s", scratch_dir);
     putenv(here);
     int status = sf_topic_init(&s->topic, "t", &options);
