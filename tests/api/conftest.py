@@ -34,6 +34,16 @@ def missing_fixture() -> Callable[[str], NoReturn]:
 
 
 @pytest.fixture
+def topic(topic_name: str) -> Iterator[shmflow.Topic]:
+    """A topic of 1 MiB, for one test."""
+    with shmflow.Topic(topic_name, capacity="1 MiB") as topic:
+        yield topic
+        gc.collect()
+        if not topic.closed:
+            topic.unlink()
+
+
+@pytest.fixture
 def keeps_working(topic_name: str) -> Iterator[Callable[..., Any]]:
     """``with keeps_working() as topic:`` a topic with messages waiting; at the end of the block
     exactly these, in order and unchanged, are there, and writing and reading go on."""

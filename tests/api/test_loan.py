@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,15 +13,6 @@ import shmflow
 
 LARGE = 20000  # bytes: in the ring
 SMALL = 100  # bytes: private
-
-
-@pytest.fixture
-def topic(topic_name: str) -> Iterator[shmflow.Topic]:
-    with shmflow.Topic(topic_name, capacity="1 MiB") as topic:
-        yield topic
-        gc.collect()
-        if not topic.closed:
-            topic.unlink()
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE, 0])

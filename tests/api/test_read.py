@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,15 +15,6 @@ import pytest
 import shmflow
 
 LARGE = 5000  # int32s: more than is copied
-
-
-@pytest.fixture
-def topic(topic_name: str) -> Iterator[shmflow.Topic]:
-    with shmflow.Topic(topic_name, capacity="1 MiB") as topic:
-        yield topic
-        gc.collect()
-        if not topic.closed:
-            topic.unlink()
 
 
 def number(array: np.ndarray[Any, Any]) -> int:
