@@ -189,7 +189,7 @@ test-pythons:
 interpreters := tests/api $(addprefix tests/process/test_,exit.py fork.py fork_family.py fork_within.py \
     start_methods.py model.py)
 numpys := $(addprefix tests/api/test_,inputs.py bad_inputs.py arguments.py write.py read.py loan.py \
-    message.py reference_leaks.py)
+    message.py)
 
 # The first candidate that runs: a pyenv shim may exist and yet not run.
 .PHONY: on-python
