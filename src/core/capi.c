@@ -309,7 +309,6 @@ shmflow_read(struct shmflow_topic *topic, struct shmflow_message *message, int64
 {
     struct sf_topic *t = &topic->t;
     uint64_t until_ns = until(timeout_ns), wait_for = 0;
-    bool late = false;
     int status = sf_topic_enter(t);
     while (status == 0) {
         status = sf_topic_to_read(t);
@@ -324,13 +323,12 @@ shmflow_read(struct shmflow_topic *topic, struct shmflow_message *message, int64
         if (status == 1) {
             return 0;
         }
-        if (status == SF_EMPTY && late) {
-            break; /* bells that ring for others, again and again, do not make it wait longer */
-        }
         if (status == SF_EMPTY) {
-            late = os_now_ns() >= until_ns;
+            if (os_now_ns() >= until_ns) {
+                break; /* looked at before each wait: bells may ring for others again and again */
+            }
             status = sf_wait_message(t->att, wait_for, until_ns, t->options.spin_ns, NULL);
-            status = status == SF_EMPTY && os_now_ns() < until_ns ? 0 : status;
+            status = status == SF_EMPTY ? 0 : status;
         }
         else if (status == SF_GONE || (status == SF_ENDED && sf_topic_has_moved(t))) {
             sf_topic_leave(t);

@@ -157,19 +157,27 @@ open_again(struct sf_attachment *att, bool writable)
     return fd;
 }
 
-/* True if the slot was a dead one's and is clean now. `owns`: an owner word names its generation,
- * so with its byte free it is a dead one's even if its state, by damage, says that it is free. */
+/* Is there anything in the slot to clean, if its byte is free? An owner word (0: none) that names
+ * its generation says so too, even if its state, by damage, says that it is free. */
 static bool
-clean_if_dead(struct sf_attachment *att, int fd, uint32_t slot, bool owns)
+is_used(const struct sf_ring *ring, uint32_t slot, uint32_t owner)
 {
-    struct sf_participant *p = &att->ring.slots[slot];
+    /* Acquire: with clean_slot and settle_in by others. */
+    return sf_load_acquire(&ring->slots[slot].state) == SF_SLOT_TAKEN ||
+           sf_owner_lives(ring, owner);
+}
+
+/* True if the slot was a dead one's and is clean now. */
+static bool
+clean_if_dead(struct sf_attachment *att, int fd, uint32_t slot, uint32_t owner)
+{
     /* My own slot is alive by definition, and its lock is another description's than fd's. */
-    if (slot == att->slot || (!owns && sf_load_acquire(&p->state) != SF_SLOT_TAKEN) ||
+    if (slot == att->slot || !is_used(&att->ring, slot, owner) ||
         os_lock_try(fd, SF_LOCK_SLOT + slot, 1) < 0) {
         return false;
     }
-    /* Acquire, again and under the byte: somebody may have been quicker. */
-    bool dead = owns || sf_load_acquire(&p->state) == SF_SLOT_TAKEN;
+    /* Again and under the byte: somebody may have been quicker. */
+    bool dead = is_used(&att->ring, slot, owner);
     if (dead) {
         clean_slot(&att->ring, slot);
     }
@@ -187,7 +195,7 @@ sf_clean_dead(struct sf_attachment *att)
     }
     int cleaned = 0;
     for (uint32_t slot = 0; slot < att->ring.lay.max_participants; slot++) {
-        cleaned += clean_if_dead(att, fd, slot, false);
+        cleaned += clean_if_dead(att, fd, slot, 0);
     }
     (void)os_file_close(fd);
     if (cleaned > 0) {
@@ -217,7 +225,7 @@ sf_probe_dead(struct sf_attachment *att, uint32_t owner)
     if (fd < 0) {
         return false;
     }
-    (void)clean_if_dead(att, fd, slot, true);
+    (void)clean_if_dead(att, fd, slot, owner);
     (void)os_file_close(fd);
     return !sf_owner_lives(&att->ring, owner);
 }

@@ -176,7 +176,7 @@ int sf_read_next(struct sf_state *state, TopicObject *self, const struct sf_requ
 /* What a call gives that took nothing: the default, or an exception. */
 PyObject *sf_finish_read(struct sf_state *state, TopicObject *self,
                          const struct sf_request *request, int status);
-/* A Message of what was taken; consumes it. */
+/* Takes the next message as a Message; NULL with *status as sf_read_next gives it. */
 PyObject *sf_read_message(struct sf_state *state, TopicObject *self,
                           const struct sf_request *request, int *status);
 /* Clears the exception that says that the stream is over. */

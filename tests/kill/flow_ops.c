@@ -9,12 +9,6 @@
  */
 #include "kill.h"
 
-static uint64_t
-long_enough(void)
-{
-    return os_now_ns() + PATIENCE_NS;
-}
-
 /* ---- writing ---- */
 
 static int
@@ -305,13 +299,6 @@ attach_and_write(struct scene *s)
 {
     int status = attach_self(s, SF_AS_WRITER);
     return status < 0 ? status : write_impatiently(s);
-}
-
-static int
-come_alone(struct scene *s)
-{
-    (void)s;
-    return 0;
 }
 
 #define CAN_READ_AND_STOP (READS | CAN_STOP)

@@ -188,6 +188,20 @@ bool is_usable(const struct scene *s); /* named, and not ended */
 
 /* ---- report.c ---- */
 
+/* What operations have in common. */
+static inline uint64_t
+long_enough(void)
+{
+    return os_now_ns() + PATIENCE_NS;
+}
+
+static inline int
+come_alone(struct scene *s)
+{
+    (void)s;
+    return 0;
+}
+
 struct verdict_context {
     const char *op, *second;
     long nth, mth;

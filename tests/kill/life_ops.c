@@ -12,19 +12,6 @@
 
 #include <string.h>
 
-static uint64_t
-long_enough(void)
-{
-    return os_now_ns() + PATIENCE_NS;
-}
-
-static int
-come_alone(struct scene *s)
-{
-    (void)s;
-    return 0;
-}
-
 /* ---- made ---- */
 
 static int
