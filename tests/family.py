@@ -1,12 +1,17 @@
 """Families of processes: what each script of the fork tests begins with.
 
-Owns: forking a child that tells by its exit status whether all went well.
+Owns: forking a child that tells by its exit status whether all went well; waiting for what the
+kernel, or another process, does in its own time.
 Does not own: what is to be true; the tests say.
 """
 
 from __future__ import annotations
 
 import textwrap
+import time
+from collections.abc import Callable
+
+import shmflow
 
 # A child tells by its exit status whether all went well, and
 # never lives longer than a minute.
@@ -44,3 +49,15 @@ COMMON = """
 
 def family(script: str) -> str:
     return textwrap.dedent(COMMON) + textwrap.dedent(script)
+
+
+def participant_of(topic: shmflow.Topic, pid: int) -> list[shmflow.Participant]:
+    return [p for p in topic.participants() if p.pid == pid]
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """A net against hanging: what is waited for comes as soon as the machine gets to it."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.01)

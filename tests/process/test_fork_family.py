@@ -9,30 +9,17 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from family import family
+from family import family, participant_of, until
 
 import shmflow
 
 SIZE = 20_000
 CAPACITY = 1 << 20
-
-
-def participant_of(topic: shmflow.Topic, pid: int) -> list[shmflow.Participant]:
-    return [p for p in topic.participants() if p.pid == pid]
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    """A net against hanging: what is waited for comes as soon as the machine gets to it."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.01)
 
 
 # ---- views in the child ------------------------------------------------------------------------

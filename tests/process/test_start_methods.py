@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import signal
 import textwrap
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from family import participant_of, until
 
 import shmflow
 
@@ -23,17 +23,6 @@ SIZE = 20_000
 METHODS = ["fork", "spawn", "forkserver"]
 # Where every process imports everything anew.
 SLOW_METHODS = ["fork", *(pytest.param(m, marks=pytest.mark.slow) for m in METHODS[1:])]
-
-
-def participant_of(topic: shmflow.Topic, pid: int) -> list[shmflow.Participant]:
-    return [p for p in topic.participants() if p.pid == pid]
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.01)
 
 
 # What a process has of the segments: open files and mappings, by what the kernel says of it.
