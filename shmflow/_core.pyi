@@ -1,4 +1,4 @@
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, final, overload
 
@@ -53,7 +53,7 @@ class Stats(structseq[int], tuple[int, int, int, int, int, int, int, int, int, i
 @final
 class Participant(
     structseq[Any],
-    tuple[int, str, str, bool, int, int, int, int, int, int, int, int, int, int, int],
+    tuple[int, str, str, bool, int, int, int, int, int, int, int, int, int, int, int, bool, str],
 ):
     __match_args__: Final = (
         "pid",
@@ -71,6 +71,8 @@ class Participant(
         "written",
         "written_bytes",
         "writer_waits",
+        "lossless",
+        "group",
     )
     @property
     def pid(self) -> int: ...
@@ -102,6 +104,10 @@ class Participant(
     def written_bytes(self) -> int: ...
     @property
     def writer_waits(self) -> int: ...
+    @property
+    def lossless(self) -> bool: ...
+    @property
+    def group(self) -> str: ...
 
 @final
 class Message:
@@ -155,6 +161,8 @@ class Topic:
         max_message: int | str | None = None,
         depth: int | None = None,
         start: _Start = "oldest",
+        lossless: bool = False,
+        group: str | None = None,
         max_held: int | str | None = None,
         create: bool | None = None,
         replace: bool = False,
@@ -173,6 +181,7 @@ class Topic:
         timestamp_ns: int | None = None,
         timeout: float | None = None,
     ) -> int: ...
+    def write_many(self, items: Iterable[Any], /, *, timeout: float | None = None) -> int: ...
     def loan(
         self,
         shape: _Shape,
@@ -220,6 +229,30 @@ class Topic:
         out: _Array | None = None,
         default: _T,
     ) -> Message | _T: ...
+    @overload
+    def read_many(
+        self,
+        limit: int,
+        timeout: float | None = None,
+        *,
+        copy: bool = False,
+        stack: Literal[False] = False,
+    ) -> list[_Array]: ...
+    @overload
+    def read_many(
+        self, limit: int, timeout: float | None = None, *, copy: bool = False, stack: Literal[True]
+    ) -> _Array | list[_Array]: ...
+    def read_messages(
+        self, limit: int, timeout: float | None = None, *, copy: bool = False
+    ) -> list[Message]: ...
+    def snapshot(self, *, copy: bool = False) -> list[Message]: ...
+    def peek(self, seq: int, *, copy: bool = False) -> Message: ...
+    def seek(
+        self,
+        place: int | Literal["oldest", "latest", "new"] | None = None,
+        *,
+        timestamp_ns: int | None = None,
+    ) -> int: ...
     def messages(
         self, *, latest: bool = False, copy: bool = False, timeout: float | None = None
     ) -> Iterator[Message]: ...
@@ -277,4 +310,6 @@ def _restore(
     max_held: int,
     spin_ns: int,
     permissions: int,
+    lossless: bool,
+    group: str | None,
 ) -> Topic: ...

@@ -31,11 +31,20 @@ class Empty(Error, queue.Empty, _TimedOut):
 
 
 class Full(Error, queue.Full, _TimedOut):
-    """A write could not get its turn or its room in time. Also `queue.Full`, `TimeoutError`."""
+    """A write could not get its turn or its room in time. Also `queue.Full`, `TimeoutError`.
+
+    `written` tells how many messages of a `write_many` got through.
+    """
+
+    written: int = 0
 
 
 class Closed(Error, EOFError):
     """The stream has ended (`shutdown`), or this Topic was closed. Also an `EOFError`."""
+
+
+class NotRetained(Error, LookupError):
+    """No message of that number is there: evicted, or not written yet. Also a `LookupError`."""
 
 
 class TopicNotFound(Error, FileNotFoundError):

@@ -137,6 +137,15 @@ def full(topic: Topic, status: str, timeout: float, length: int) -> errors.Full:
                 f"{who(p)}: {format_size(p.held_bytes)}" for p in holders[:3]
             )
         text += "; drop views that are no longer needed, or give the topic more capacity"
+    elif status == "SF_LAGGING":
+        text += f"what would have to go has yet to be read by {_laggards(topic)}"
+        text += "; wait longer, let it read faster, or give the topic more depth and capacity"
+    elif status == "SF_OWN_LAG":
+        text = (
+            f"could not write {format_size(length)} to {topic.name!r}: only this Topic itself, a "
+            "lossless reader, has yet to read what would have to go, and cannot while it writes; "
+            "read first, or write through a Topic of its own"
+        )
     else:
         holder = None
         with contextlib.suppress(Exception):
@@ -149,6 +158,20 @@ def full(topic: Topic, status: str, timeout: float, length: int) -> errors.Full:
     result = errors.Full(text)
     result.errno = errno.ETIMEDOUT
     return result
+
+
+def _laggards(topic: Topic) -> str:
+    """Who is waited for: lossless readers, the one that is furthest behind first."""
+    behind = sorted((p for p in _living(topic) if p.lossless and p.lag), key=lambda p: -p.lag)
+    if not behind:
+        return "a lossless reader"
+    shown = [
+        f"{who(p)}{f' of group {p.group!r}' if p.group else ''}: {p.lag} "
+        f"message{'s' if p.lag > 1 else ''} behind{_state_of(p.pid)}"
+        for p in behind[:3]
+    ]
+    more = f" and {len(behind) - 3} more" if len(behind) > 3 else ""
+    return ", ".join(shown) + more
 
 
 def _state_of(pid: int) -> str:
@@ -218,6 +241,23 @@ def error(status: str, number: int, topic: Topic, details: dict[str, Any]) -> Ex
             return errors.TopicExists(errno.EEXIST, text, path)
         case "SF_MISMATCH":
             return _mismatch(topic, details)
+        case "SF_NOT_RETAINED":
+            return _not_retained(topic, details["seq"])
+        case "SF_NO_LOSSLESS_HERE":
+            text = f"{quoted} was made with allow_lossless=False: its writers wait for nobody; "
+            text += "read it without lossless=True"
+            return errors.NotAllowed(errno.EPERM, text, path)
+        case "SF_GROUP_POLICY":
+            asked = details["lossless"]
+            return errors.TopicMismatch(
+                f"the members of group {details['group']!r} of {quoted} have joined "
+                f"with lossless={not asked}, but lossless={asked} was asked for; it holds for a "
+                "group as a whole: ask for the same, or take another group"
+            )
+        case "SF_NO_GROUP":
+            text = f"all groups of {quoted} have living members: {_groups(topic)}; join one of "
+            text += "them, or let one end"
+            return errors.NoSlot(errno.EUSERS, text, path)
         case "SF_TOO_LARGE":
             return errors.MessageTooLarge(
                 f"a message of {format_size(details['length'])} does not fit {quoted}, which takes "
@@ -282,6 +322,28 @@ def bad_name(name: str) -> ValueError:
     )
 
 
+def _not_retained(topic: Topic, seq: object) -> errors.NotRetained:
+    text = f"message {seq} of topic {topic.name!r} is not retained"
+    with contextlib.suppress(Exception):
+        head, tail = topic.head, topic.tail
+        if not head:
+            text += ": none was written yet"
+        elif tail is None or tail > head:
+            text += f": of {head} messages none is"
+        else:
+            text += f": {tail} to {head} are; 'oldest', 'latest' and 'new' always work with seek()"
+    return errors.NotRetained(text)
+
+
+def _groups(topic: Topic) -> str:
+    return ", ".join(sorted({repr(p.group) for p in _living(topic) if p.group}))
+
+
+def contradiction(text: str) -> errors.WrongMode:
+    """Things that cannot be asked for together."""
+    return errors.WrongMode(text)
+
+
 def wrong_mode(topic: Topic, call: str) -> errors.WrongMode:
     """A call that the mode does not admit."""
     need = "'w' or 'rw'" if call in ("write", "loan", "shutdown") else "'r', 'rw' or 'monitor'"
@@ -298,6 +360,8 @@ def restore(
     max_held: int,
     spin_ns: int,
     permissions: int,
+    lossless: bool,
+    group: str | None,
 ) -> Topic:
     """Unpickles a Topic: attaches by name, never creates.
 
@@ -320,4 +384,6 @@ def restore(
         create=False if identity or mode == "w" else None,
         spin=None if spin_ns < 0 else spin_ns / 1e9,
         permissions=permissions,
+        lossless=bool(lossless),
+        group=group,
     )

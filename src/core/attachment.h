@@ -47,9 +47,12 @@ struct sf_attachment {
     uint32_t owner; /* its owner word */
     int cleaned;    /* how many dead participants it cleaned while it attached */
 
-    /* Where the reader stands: in its slot, or here for a monitor. Any thread of the process. */
+    /* Where the reader stands: in its slot, in its group, or here for a monitor. Any thread of the
+     * process; for a group, of any process. How it reads (join.c): its group's number, or 0. */
     _Atomic uint64_t *cursor;
     _Atomic uint64_t monitor_cursor;
+    uint32_t group;
+    bool lossless;
 
     /* pins.c, under the mutex: how many views of this process look at a block. */
     pthread_mutex_t pins_mutex;
@@ -182,16 +185,21 @@ struct sf_out {
 
 uint64_t sf_out_block_len(const struct sf_out *out);
 /* Claim, copy and publish in one critical section; for blocks up to SF_SMALL_LEN. Until until_ns:
- * 0, SF_BUSY, SF_NO_ROOM, SF_INTERRUPTED (come again, or sf_leave_queue), SF_ENDED, SF_GONE,
- * SF_CORRUPT. */
+ * 0, SF_BUSY, SF_NO_ROOM, SF_LAGGING, SF_INTERRUPTED (come again, or sf_leave_queue), SF_OWN_LAG,
+ * SF_ENDED, SF_GONE, SF_CORRUPT. */
 int sf_send_small(struct sf_attachment *att, const struct sf_out *out, uint64_t until_ns,
                   uint64_t *seq);
+/* Several of them under one lock, with one stamp for those that bring none, and one wake; waits for
+ * the first only. How many were sent (*seq: the last one's number), or a status as above. */
+int sf_send_batch(struct sf_attachment *att, const struct sf_out *const *outs, int count,
+                  uint64_t until_ns, uint64_t *seq);
 /* The same in three steps, for larger ones. A claim ends with a publish that succeeds, or drop. */
 int sf_send_claim(struct sf_attachment *att, uint64_t block_len, enum sf_lane lane,
                   uint64_t until_ns, struct sf_claim *claim);
 /* Where the payload goes; writes the prefix before it. Fills page tables. */
 void *sf_send_payload(struct sf_attachment *att, const struct sf_out *out,
                       const struct sf_claim *claim);
+/* Waits for lossless readers where the depth asks it to. */
 int sf_send_publish(struct sf_attachment *att, const struct sf_out *out,
                     const struct sf_claim *claim, uint64_t until_ns, uint64_t *seq);
 /* A write had to wait for room: told once per write, to people. */
@@ -202,15 +210,41 @@ void sf_send_drop(struct sf_attachment *att, const struct sf_claim *claim);
 /* Ends the stream for everybody. 0, or SF_BUSY when a frozen writer holds the lock. */
 int sf_shutdown(struct sf_attachment *att, uint64_t until_ns);
 
+/* Page tables for [off, off + len) of the arena, 2 MiB at a time, the first time it is touched. */
+void sf_fill_pages(struct sf_attachment *att, uint64_t off, uint64_t len, bool writable);
+
+/* ---- join.c ---- */
+
 enum sf_start { SF_OLDEST, SF_LATEST, SF_NEW };
-/* Places the cursor. */
+struct sf_joining {
+    const char *group; /* or NULL */
+    uint64_t cursor; /* 0: as start says. A group that is there goes on where it stands. */
+    enum sf_start start;
+    bool lossless;
+};
+/* Places a reader. Only lossless ones and groups take the writer lock; until until_ns: SF_BUSY,
+ * SF_INTERRUPTED, SF_GONE, SF_CORRUPT. SF_NO_LOSSLESS_HERE, SF_NO_GROUP, SF_GROUP_POLICY. */
+int sf_join(struct sf_attachment *att, const struct sf_joining *how, uint64_t until_ns);
+/* Protects nothing any more, and is no member any more; views may keep the slot. */
+void sf_unjoin(struct sf_attachment *att);
+/* Places the cursor of a plain reader. */
 void sf_subscribe(struct sf_attachment *att, enum sf_start start);
 void sf_resubscribe(struct sf_attachment *att, uint64_t cursor);
+/* Moves the cursor to a message that is retained, or behind the newest: SF_NOT_RETAINED. Takes the
+ * writer lock where join does. A group's moves for all its members. */
+int sf_seek(struct sf_attachment *att, uint64_t seq, uint64_t until_ns);
+/* Where a reader that starts so would stand; the first retained message that is not older than the
+ * stamp, or the next to come. */
+uint64_t sf_find_start(const struct sf_attachment *att, enum sf_start start);
+uint64_t sf_find_stamp(const struct sf_attachment *att, uint64_t stamp_ns);
+
+/* ---- take.c ---- */
+
 /* The next message; *from gets the cursor it was looked up at. SF_EMPTY, SF_ENDED or SF_GONE
  * when it is drained, SF_BAD_MESSAGE, SF_CORRUPT. Nothing is consumed before commit. */
 int sf_take_look(struct sf_attachment *att, bool newest, uint64_t *from,
                  struct sf_message *message);
-/* Consumes it; false if another thread was quicker. */
+/* Consumes it; false if another thread, or member of the group, was quicker. */
 bool sf_take_commit(struct sf_attachment *att, uint64_t from, const struct sf_message *message);
 const char *sf_message_prefix(const struct sf_attachment *att, const struct sf_message *message);
 const char *sf_message_payload(struct sf_attachment *att, const struct sf_message *message);

@@ -1,13 +1,12 @@
-/* The flow of messages through an attachment: send and take, with the lock, the room and the bells.
+/* Sending through an attachment: the lock, room for a message, its number, the bells.
  *
- * Owns:      the order in which ring, lock, wait and pins are used; the participant's counters.
+ * Owns:      the order in which ring, lock, floor and wait are used; the writer's counters.
  * Does not:  hold a protocol of its own: every shared word is another room's.
  *
  * Invariants
  *   J1  No payload above SF_SMALL_LEN is copied under the lock.
  *   J2  System calls (wakes, page tables, cleaning) come after unlock.
- *   J3  A write that reports a failure has published nothing; a take that is not committed has
- *       consumed nothing.
+ *   J3  A write that reports a failure has published nothing.
  *   J4  ended is read under the lock before anything is published: shutdown sets it under the
  *       lock, so no message comes after the end.
  *
@@ -26,8 +25,8 @@ enum { FILLED_READ = 1, FILLED_WRITE = 2 };
 /* ---- page tables ---- */
 
 /* First touch of a page costs many times its copy; fill 2 MiB at a time, ahead of the copy. */
-static void
-fill_pages(struct sf_attachment *att, uint64_t off, uint64_t len, bool writable)
+void
+sf_fill_pages(struct sf_attachment *att, uint64_t off, uint64_t len, bool writable)
 {
     uint8_t bit = writable ? FILLED_WRITE : FILLED_READ;
     for (uint64_t chunk = off / SF_FILL_LEN; chunk * SF_FILL_LEN < off + len; chunk++) {
@@ -48,6 +47,14 @@ uint64_t
 sf_out_block_len(const struct sf_out *out)
 {
     return sf_prefix_len(out->ndim, out->dtype_len, out->meta_len) + out->payload_len;
+}
+
+/* An empty message has a block as well. */
+static uint64_t
+block_len_of(const struct sf_out *out)
+{
+    uint64_t len = sf_out_block_len(out);
+    return len ? len : SF_LINE;
 }
 
 static int
@@ -100,10 +107,36 @@ sf_count_wait(struct sf_attachment *att)
     sf_add_relaxed64(&att->ring.slots[att->slot].waits, 1);
 }
 
-/* Enters and claims; returns with the lock held on 0, and not held otherwise. */
+/* What a writer needs before it goes on. */
+struct need {
+    uint64_t len; /* of a block to be claimed; 0: none, it has one */
+    enum sf_lane lane;
+    bool number; /* a place in the history, which lossless readers may still need */
+    struct sf_claim *claim;
+};
+
+/* Under the lock: 0, SF_NO_ROOM, SF_LAGGING, SF_CORRUPT. */
 static int
-enter_and_claim(struct sf_attachment *att, uint64_t len, enum sf_lane lane, uint64_t until_ns,
-                struct sf_claim *claim)
+get_room(struct sf_attachment *att, const struct need *need, bool last)
+{
+    int status = need->number ? sf_may_publish_locked(&att->ring) : 0;
+    if (status == 0 && need->len != 0) {
+        status = claim_or_mend(att, need->len, last ? SF_LANE_NOW : need->lane, need->claim);
+    }
+    return status == SF_CORRUPT && need->len == 0 ? 0 : status; /* publish mends */
+}
+
+/* Nobody can wait for himself: is the writing Topic the only one that has not read all? */
+static bool
+is_own_lag(const struct sf_attachment *att)
+{
+    uint64_t head = sf_load_relaxed(&att->ring.header->head); /* as good as the moment */
+    return att->lossless && sf_floor_without(&att->ring, att->slot) > head;
+}
+
+/* Enters and gets room; returns with the lock held on 0, and not held otherwise. */
+static int
+enter_with_room(struct sf_attachment *att, const struct need *need, uint64_t until_ns)
 {
     uint32_t rung = 0;
     bool listening = false, last = false;
@@ -112,12 +145,16 @@ enter_and_claim(struct sf_attachment *att, uint64_t len, enum sf_lane lane, uint
         if (status < 0) {
             return status;
         }
-        status = claim_or_mend(att, len, last ? SF_LANE_NOW : lane, claim);
+        status = get_room(att, need, last);
         if (status == 0) {
             return 0;
         }
         sf_unlock(att);
-        if (status != SF_NO_ROOM || until_ns == SF_TRY || lane == SF_LANE_NEVER || last) {
+        if (status == SF_LAGGING && is_own_lag(att)) {
+            return SF_OWN_LAG;
+        }
+        if ((status != SF_NO_ROOM && status != SF_LAGGING) || until_ns == SF_TRY ||
+            (need->len != 0 && need->lane == SF_LANE_NEVER) || last) {
             return status;
         }
         clean_rarely(att);
@@ -160,14 +197,14 @@ block_at(struct sf_attachment *att, const struct sf_out *out, const struct sf_cl
     return at + sf_prefix_len(out->ndim, out->dtype_len, out->meta_len);
 }
 
-/* Numbers a claim; the lock is held, and released here. */
+/* Numbers a claim, under the lock. stamp_ns: for a message that brings none. */
 static int
-publish_and_leave(struct sf_attachment *att, const struct sf_out *out, const struct sf_claim *claim,
-                  uint64_t *seq)
+publish_claim(struct sf_attachment *att, const struct sf_out *out, const struct sf_claim *claim,
+              uint64_t stamp_ns, uint64_t *seq)
 {
     struct sf_participant *p = &att->ring.slots[att->slot];
     struct sf_message m;
-    m.stamp_ns = out->stamp_ns ? out->stamp_ns : os_realtime_ns();
+    m.stamp_ns = out->stamp_ns ? out->stamp_ns : stamp_ns;
     m.payload_len = out->payload_len;
     m.writer_pid = p->pid;
     m.ndim = out->ndim;
@@ -195,48 +232,96 @@ publish_and_leave(struct sf_attachment *att, const struct sf_out *out, const str
         sf_store_relaxed(&p->written_len, sf_load_relaxed(&p->written_len) + out->payload_len);
         *seq = m.seq;
     }
-    sf_unlock(att);
-    if (status < 0) {
-        return status;
-    }
+    return status;
+}
+
+/* What follows a publication, or several, after unlock. */
+static void
+announce(struct sf_attachment *att, bool in_lane, uint64_t now)
+{
     sf_bell_ring(&att->ring.header->bell);
     sf_bell_ring(&att->ring.header->room);
-    if (claim->in_lane) {
+    if (in_lane) {
         clean_rarely(att); /* main was short: maybe the dead hold some of it */
     }
-    uint64_t now = out->stamp_ns ? os_realtime_ns() : m.stamp_ns;
     uint64_t next = sf_load_relaxed(&att->next_name_ns); /* a hint */
     if (now >= next || next - now > 2 * SF_NAME_NS) { /* the second: the clock was set back */
         sf_store_relaxed(&att->next_name_ns, now + SF_NAME_NS); /* as above */
         (void)sf_attachment_is_named(att);
     }
-    return 0;
+}
+
+/* Under the lock: claims (room was made for the first), copies and numbers one message. */
+static int
+send_locked(struct sf_attachment *att, const struct sf_out *out, const struct sf_claim *claim,
+            uint64_t now, uint64_t *seq)
+{
+    memcpy(block_at(att, out, claim), out->data, out->payload_len);
+    int status = publish_claim(att, out, claim, now, seq);
+    if (status < 0) {
+        sf_discard(&att->ring, claim->desc);
+    }
+    return status;
 }
 
 int
 sf_send_small(struct sf_attachment *att, const struct sf_out *out, uint64_t until_ns, uint64_t *seq)
 {
     struct sf_claim claim;
-    int status = enter_and_claim(att, sf_out_block_len(out), SF_LANE_IN_TURN, until_ns, &claim);
+    struct need need = {block_len_of(out), SF_LANE_IN_TURN, true, &claim};
+    int status = enter_with_room(att, &need, until_ns);
     if (status < 0) {
         return status;
     }
-    memcpy(block_at(att, out, &claim), out->data, out->payload_len);
-    status = publish_and_leave(att, out, &claim, seq);
+    uint64_t now = os_realtime_ns();
+    status = send_locked(att, out, &claim, now, seq);
+    sf_unlock(att);
     if (status < 0) {
-        sf_send_drop(att, &claim);
+        sf_bell_ring(&att->ring.header->room); /* H: a claim was given back */
         return status;
     }
+    announce(att, claim.in_lane, now);
     /* Of the next blocks, not of this one: J2. */
-    fill_pages(att, claim.off, claim.len, true);
+    sf_fill_pages(att, claim.off, claim.len, true);
     return 0;
+}
+
+int
+sf_send_batch(struct sf_attachment *att, const struct sf_out *const *outs, int count,
+              uint64_t until_ns, uint64_t *seq)
+{
+    struct sf_claim claim;
+    struct need need = {block_len_of(outs[0]), SF_LANE_IN_TURN, true, &claim};
+    int status = enter_with_room(att, &need, until_ns);
+    if (status < 0) {
+        return status;
+    }
+    uint64_t now = os_realtime_ns();
+    bool in_lane = false;
+    int sent = 0;
+    while (status == 0) {
+        status = send_locked(att, outs[sent], &claim, now, seq);
+        if (status == 0) {
+            in_lane |= claim.in_lane;
+            if (++sent == count) {
+                break;
+            }
+            need.len = block_len_of(outs[sent]);
+            status = get_room(att, &need, false);
+        }
+    }
+    sf_unlock(att);
+    announce(att, in_lane, now);
+    sf_fill_pages(att, claim.off, claim.len, true); /* J2, as above */
+    return sent > 0 ? sent : status;
 }
 
 int
 sf_send_claim(struct sf_attachment *att, uint64_t block_len, enum sf_lane lane, uint64_t until_ns,
               struct sf_claim *claim)
 {
-    int status = enter_and_claim(att, block_len, lane, until_ns, claim);
+    struct need need = {block_len ? block_len : SF_LINE, lane, false, claim};
+    int status = enter_with_room(att, &need, until_ns);
     if (status == 0) {
         sf_unlock(att);
     }
@@ -246,7 +331,7 @@ sf_send_claim(struct sf_attachment *att, uint64_t block_len, enum sf_lane lane, 
 void *
 sf_send_payload(struct sf_attachment *att, const struct sf_out *out, const struct sf_claim *claim)
 {
-    fill_pages(att, claim->off, claim->len, true);
+    sf_fill_pages(att, claim->off, claim->len, true);
     return block_at(att, out, claim);
 }
 
@@ -254,8 +339,18 @@ int
 sf_send_publish(struct sf_attachment *att, const struct sf_out *out, const struct sf_claim *claim,
                 uint64_t until_ns, uint64_t *seq)
 {
-    int status = enter(att, until_ns);
-    return status < 0 ? status : publish_and_leave(att, out, claim, seq);
+    struct need need = {.number = true};
+    int status = enter_with_room(att, &need, until_ns);
+    if (status < 0) {
+        return status;
+    }
+    uint64_t now = os_realtime_ns();
+    status = publish_claim(att, out, claim, now, seq);
+    sf_unlock(att);
+    if (status == 0) {
+        announce(att, claim->in_lane, now);
+    }
+    return status;
 }
 
 void
@@ -294,73 +389,4 @@ sf_shutdown(struct sf_attachment *att, uint64_t until_ns)
         sf_bell_ring_always(&att->ring.header->room);
     }
     return status;
-}
-
-/* ---- taking ---- */
-
-void
-sf_resubscribe(struct sf_attachment *att, uint64_t cursor)
-{
-    if (att->slot != SF_NIL) {
-        sf_store_relaxed(&att->ring.slots[att->slot].first, cursor); /* told to people */
-    }
-    /* Relaxed: this process's threads meet in commit's exchange; others only show it. */
-    sf_store_relaxed(att->cursor, cursor);
-}
-
-void
-sf_subscribe(struct sf_attachment *att, enum sf_start start)
-{
-    struct sf_header *h = att->ring.header;
-    /* B. tail relaxed: look finds the oldest from a stale one. */
-    uint64_t head = sf_load_seq(&h->head);
-    uint64_t tail = sf_load_relaxed(&h->tail);
-    uint64_t cursor = start == SF_NEW ? head + 1 : start == SF_LATEST ? head : tail;
-    if (cursor == 0 || cursor > head + 1) {
-        cursor = 1;
-    }
-    sf_resubscribe(att, cursor);
-}
-
-int
-sf_take_look(struct sf_attachment *att, bool newest, uint64_t *from, struct sf_message *message)
-{
-    /* ended before head (J4): what was published before the end is still found. */
-    uint32_t ended = sf_load_seq(&att->ring.header->ended) & SF_ENDS;
-    uint64_t cursor = sf_load_relaxed(att->cursor); /* commit settles races between threads */
-    *from = cursor;
-    int status =
-        newest ? sf_look_newest(&att->ring, cursor, message) : sf_look(&att->ring, cursor, message);
-    if (status == SF_EMPTY && ended != 0) {
-        return (ended & SF_SHUTDOWN) != 0 ? SF_ENDED : SF_GONE;
-    }
-    return status;
-}
-
-bool
-sf_take_commit(struct sf_attachment *att, uint64_t from, const struct sf_message *message)
-{
-    /* Relaxed: the cursor orders nothing; exactly one thread gets each message. */
-    if (!sf_cas_relaxed(att->cursor, &from, message->seq + 1)) {
-        return false;
-    }
-    if (att->slot != SF_NIL && (message->lost | message->skipped) != 0) {
-        struct sf_participant *p = &att->ring.slots[att->slot];
-        sf_add_relaxed64(&p->lost, message->lost); /* told to people */
-        sf_add_relaxed64(&p->skipped, message->skipped); /* told to people */
-    }
-    return true;
-}
-
-const char *
-sf_message_prefix(const struct sf_attachment *att, const struct sf_message *message)
-{
-    return att->arena + message->block_off;
-}
-
-const char *
-sf_message_payload(struct sf_attachment *att, const struct sf_message *message)
-{
-    fill_pages(att, message->block_off, message->block_len, false);
-    return att->arena + message->block_off + message->prefix_len;
 }

@@ -3,7 +3,7 @@
  *     offset
  *     0                  header          one page: constants, then hot words on lines of their own
  *     participants_off   participants[P] one attached Topic each
- *     groups_off         groups[16]      named cursors (reserved for reader groups)
+ *     groups_off         groups[16]      named cursors of groups of readers
  *     index_off          index[N]        u32: sequence number -> descriptor
  *     descs_off          descs[M]        the descriptor table: the only truth
  *     links_off          links[M]        derived: address order of blocks, list of free descriptors
@@ -40,12 +40,13 @@
 #define SF_NIL UINT32_MAX
 
 #define SF_MAGIC UINT64_C(0x31776f6c666d6873) /* "shmflow1" in a little-endian file */
-#define SF_FORMAT_VERSION 1u
+#define SF_FORMAT_VERSION 2u
 
 #define SF_MAX_PARTICIPANTS 1024u
 #define SF_MAX_DEPTH (1u << 20)
 #define SF_MAX_CAPACITY (UINT64_C(1) << 46)
 #define SF_GROUPS 16u
+#define SF_MAX_GROUP_NAME 59u
 
 /* A message's description: up to this many dimensions; long dtypes and meta lie in a prefix. */
 #define SF_MAX_DIMS 32u
@@ -69,6 +70,7 @@
 #define SF_SLOT_TAKEN 1u
 #define SF_ROLE_READER 1u
 #define SF_ROLE_WRITER 2u
+#define SF_POLICY_LOSSLESS 1u /* else 0 */
 
 /* A word that sleepers sleep on. Written by wakers (count, sleepers := 0) and by sleepers
  * (sleepers := 1); protocol and edges in wait.c. */
@@ -118,11 +120,9 @@ struct sf_header {
     _Atomic uint32_t first[2];
     _Atomic uint32_t cursor[2];
     _Atomic uint32_t rebuilds;
-
-    /* Reserved for lossless readers: the floor below which everything may be evicted, how many
-     * claims have reserved a place, and the next ticket. Zero now. */
-    _Alignas(64) _Atomic uint64_t floor_seq;
-    _Atomic uint32_t reserved_claims, next_ticket;
+    /* Under the lock, derived from the lossless readers' cursors (floor.c): messages below it may
+     * be evicted, the others may not. It may be too low, never too high. */
+    _Atomic uint64_t floor_seq;
 };
 
 /* One attached Topic. The byte SF_LOCK_SLOT + slot of the file is locked while it lives. */
@@ -142,23 +142,29 @@ struct sf_participant {
     _Atomic uint64_t lost, skipped;
     _Atomic uint64_t pinned; /* messages handed out as views */
     _Atomic uint64_t held_len, held_blocks;
-    _Atomic uint64_t taking; /* reserved for groups */
+    _Atomic uint64_t taken; /* messages it took as a member of a group; told to people */
 
     /* Writer: this participant only, under the writer lock. Readers: stats, monitors. */
     _Alignas(64) _Atomic uint64_t written;
     _Atomic uint64_t written_len;
     _Atomic uint64_t waits; /* writes that had to wait for room */
-    _Atomic uint32_t group, policy; /* reserved for groups and lossless readers */
+    /* Writer: join under the writer lock; leaving (0) and cleaning (0) without it. Readers: who
+     * holds the lock (floor.c), monitors. group: 0, or its place in groups[] + 1. */
+    _Atomic uint32_t group, policy;
     uint8_t pad_writer[32];
 
     _Alignas(64) uint8_t reserved[64];
 };
 
-/* Reserved for groups of readers. */
+/* A group of readers, who share one cursor: each message goes to one of them. It outlives them: who
+ * joins later goes on where it stood. */
 struct sf_group {
+    /* Writer: its members, by exchange (take.c); join and seek under the writer lock. */
     _Alignas(64) _Atomic uint64_t cursor;
-    char name[56];
-    uint8_t reserved[64];
+    uint8_t pad_cursor[56];
+    /* Writer: join under the writer lock; used is stored last. Readers: join, monitors. */
+    _Atomic uint32_t used;
+    char name[SF_MAX_GROUP_NAME + 1];
 };
 
 /* What describes a block. Two cache lines: what the protocols touch, and what a message is. */

@@ -9,7 +9,8 @@
  *       it, no close() or closerange() drops it, and the kernel drops it when the process ends,
  *       however it ends. Not pids, not heartbeats: those report the living as dead.
  *   V2  A slot is cleaned only by who holds its byte: clear its bit in all descriptors, then
- *       gen + 1 (edge E': from here its owner words are a dead one's), then state.
+ *       gen + 1 (edge E': from here its owner words are a dead one's), then its policy and group,
+ *       then state.
  *   V3  A byte is probed through a description of its own, since one does not see its own locks.
  *
  * A crash here leaves: a slot half-cleaned with state still taken: the next one cleans it again.
@@ -43,6 +44,10 @@ clean_slot(struct sf_ring *ring, uint32_t slot)
     /* E': release, with the acquire in sf_owner_lives. Only the byte's holder stores gen. */
     sf_store_release(&p->gen, sf_load_relaxed(&p->gen) + 1);
     sf_store_relaxed(&p->roles, 0);
+    /* Relaxed, both: from here it protects nothing (F2); told by the release below, and by H's
+     * fence to writers that wait for room. */
+    sf_store_relaxed(&p->policy, 0);
+    sf_store_relaxed(&p->group, 0);
     /* Release: who sees it free sees it clean. */
     sf_store_release(&p->state, SF_SLOT_FREE);
 }
@@ -60,7 +65,7 @@ settle_in(struct sf_attachment *att, uint32_t slot)
     sf_store_relaxed(&p->pinned, 0);
     sf_store_relaxed(&p->held_len, 0);
     sf_store_relaxed(&p->held_blocks, 0);
-    sf_store_relaxed(&p->taking, 0);
+    sf_store_relaxed(&p->taken, 0);
     sf_store_relaxed(&p->written, 0);
     sf_store_relaxed(&p->written_len, 0);
     sf_store_relaxed(&p->waits, 0);
@@ -134,6 +139,8 @@ sf_slot_give_up(struct sf_attachment *att)
     struct sf_participant *p = &att->ring.slots[att->slot];
     sf_store_release(&p->gen, sf_load_relaxed(&p->gen) + 1); /* E', as in clean_slot */
     sf_store_relaxed(&p->roles, 0);
+    sf_store_relaxed(&p->policy, 0); /* as in clean_slot; a Topic has left already (join.c) */
+    sf_store_relaxed(&p->group, 0);
     sf_store_release(&p->state, SF_SLOT_FREE); /* as in clean_slot */
 }
 

@@ -222,6 +222,7 @@ sf_rebuild_locked(struct sf_ring *ring)
     link_free(ring);
     status = number_messages(ring, count, newest);
     if (status == 0) {
+        (void)sf_raise_floor_locked(ring); /* it may have been left too low; F1 */
         /* G: a count for people; how often this topic was mended. */
         sf_store_relaxed(&ring->header->rebuilds, sf_load_relaxed(&ring->header->rebuilds) + 1);
         ring->mended = true;
@@ -275,6 +276,7 @@ sf_check_locked(struct sf_ring *ring)
     uint64_t head = sf_load_relaxed(&ring->header->head); /* G */
     uint64_t tail = sf_load_relaxed(&ring->header->tail); /* G */
     DEMAND(tail <= head + 1 && head + 1 - tail == published && published <= ring->lay.depth);
+    DEMAND(sf_load_relaxed(&ring->header->floor_seq) <= sf_floor_without(ring, SF_NIL)); /* F1 */
     for (uint64_t seq = tail; seq <= head; seq++) {
         uint32_t at = sf_load_relaxed(&ring->index[seq & (ring->lay.index_len - 1)]); /* G */
         DEMAND(at < ring->lay.desc_len && sf_load_relaxed(&ring->descs[at].seq) == seq);

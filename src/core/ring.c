@@ -150,21 +150,46 @@ store_fields(struct sf_desc *d, const struct sf_message *m)
     }
 }
 
+/* The number that comes next, and whether the depth makes room for it; *evict gets the number up to
+ * which must go first, or 0. */
+static int
+next_number(struct sf_ring *ring, uint64_t *seq, uint64_t *evict)
+{
+    /* Relaxed: only lock holders store head and tail, and edge G orders those. */
+    uint64_t head = sf_load_relaxed(&ring->header->head);
+    uint64_t tail = sf_load_relaxed(&ring->header->tail);
+    *seq = head + 1;
+    *evict = 0;
+    if (tail == 0 || tail > *seq || *seq - tail > ring->lay.index_len) {
+        return SF_CORRUPT;
+    }
+    if (*seq - tail >= ring->lay.depth) {
+        *evict = *seq - ring->lay.depth;
+        return sf_may_evict_locked(ring, *evict) ? 0 : SF_LAGGING;
+    }
+    return 0;
+}
+
+int
+sf_may_publish_locked(struct sf_ring *ring)
+{
+    uint64_t seq, evict;
+    return next_number(ring, &seq, &evict);
+}
+
 int
 sf_publish_locked(struct sf_ring *ring, uint32_t desc, struct sf_message *message)
 {
     struct sf_header *h = ring->header;
     struct sf_desc *d = &ring->descs[desc];
-    /* Relaxed: only lock holders store head and tail, and edge G orders those. */
-    uint64_t head = sf_load_relaxed(&h->head);
-    uint64_t tail = sf_load_relaxed(&h->tail);
-    uint64_t seq = head + 1;
-    if (tail == 0 || tail > seq || seq - tail > ring->lay.index_len) {
-        return SF_CORRUPT;
+    uint64_t seq, evict;
+    int status = next_number(ring, &seq, &evict);
+    if (status < 0) {
+        return status;
     }
-    if (seq - tail >= ring->lay.depth) {
+    if (evict != 0) {
         /* Here and not at claim: a loan must not empty the ring while a camera fills it. */
-        sf_evict_through_locked(ring, seq - ring->lay.depth);
+        sf_evict_through_locked(ring, evict);
         if (ring->corrupt) {
             return SF_CORRUPT;
         }

@@ -27,9 +27,11 @@ struct sf_ring {
     _Atomic uint64_t *more_holders;
     _Atomic uint32_t *scratch;
     /* Private to the lock's holder: a table was found to be out of range; the tables were rebuilt,
-     * so that bells are due after unlock; the block after which a claim will put its own. */
-    bool corrupt, mended;
+     * so that bells are due after unlock; the block after which a claim will put its own; the floor
+     * that a claim keeps to, and whether it was in the way. */
+    bool corrupt, mended, met_floor;
     uint32_t anchor;
+    uint64_t floor;
 };
 
 /* A message as it travels between the ring and its user; private memory, ranges checked. */
@@ -58,8 +60,12 @@ uint64_t sf_prefix_len(uint32_t ndim, uint32_t dtype_len, uint32_t meta_len);
 
 /* ---- ring.c: publish and look, retire and pin ---- */
 
+/* Would the next message have to evict one that a lossless reader has yet to read? 0, SF_LAGGING,
+ * SF_CORRUPT. */
+int sf_may_publish_locked(struct sf_ring *ring);
 /* Publishes claim `desc` as the next message, with what `message` says of it; evicts what
- * exceeds the depth. Sets message->seq. Never blocks. SF_CORRUPT asks for a rebuild. */
+ * exceeds the depth. Sets message->seq. Never blocks. SF_LAGGING as above: nothing has been stored.
+ * SF_CORRUPT asks for a rebuild. */
 int sf_publish_locked(struct sf_ring *ring, uint32_t desc, struct sf_message *message);
 /* Gives a claim back; one store, no lock. The writer that passes frees the block. */
 void sf_discard(struct sf_ring *ring, uint32_t desc);
@@ -92,8 +98,9 @@ enum sf_lane {
     SF_LANE_IN_TURN, /* a write */
     SF_LANE_NOW, /* a write that has waited for a slice: whoever is first may be frozen */
 };
-/* Finds and takes `len` bytes; evicts what is in the way.
- * SF_NO_ROOM: wait on `room` and come again (then sf_give_up_turn when giving up). */
+/* Finds and takes `len` bytes; evicts what is in the way, up to the floor. SF_NO_ROOM, SF_LAGGING
+ * (a lossless reader has yet to read what is in the way): wait on `room` and come again (then
+ * sf_give_up_turn when giving up). */
 struct sf_claim {
     uint64_t off, len; /* private copies: the shared ones are a peer's to spoil */
     uint32_t desc;
@@ -101,12 +108,25 @@ struct sf_claim {
 };
 int sf_claim_locked(struct sf_ring *ring, uint32_t owner, uint64_t len, enum sf_lane lane,
                     struct sf_claim *claim);
-/* Evicts all messages up to and with `last_seq`. */
+/* Evicts all messages up to and with `last_seq`; the caller has asked the floor. */
 void sf_evict_through_locked(struct sf_ring *ring, uint64_t last_seq);
 /* Leaves the queue for the lane. Lock-free. */
 void sf_give_up_turn(struct sf_ring *ring, uint32_t owner);
 /* Is the participant that this owner word names still attached under that generation? */
 bool sf_owner_lives(const struct sf_ring *ring, uint32_t owner);
+
+/* ---- floor.c ---- */
+
+/* Where the reader in this slot stands: its own cursor, or its group's. */
+const _Atomic uint64_t *sf_cursor_of(const struct sf_ring *ring, uint32_t slot);
+/* The lowest cursor of all lossless readers but the one in slot `but`; UINT64_MAX: there is none. */
+uint64_t sf_floor_without(const struct sf_ring *ring, uint32_t but);
+/* Computes the floor anew; true if it is higher now. */
+bool sf_raise_floor_locked(struct sf_ring *ring);
+/* A lossless reader is about to stand at `cursor`. */
+void sf_lower_floor_locked(struct sf_ring *ring, uint64_t cursor);
+/* Has every lossless reader read message `seq`? */
+bool sf_may_evict_locked(struct sf_ring *ring, uint64_t seq);
 
 /* ---- rebuild.c ---- */
 

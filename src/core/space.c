@@ -24,6 +24,8 @@
  *       no other participant claims in the lane. So large messages are not starved by small. One
  *       that has waited for a whole slice claims out of turn: the first in line may be frozen.
  *   P4  Whatever the tables hold, a claim lies within one area, and a lane's block in the lane.
+ *   P5  Nothing at or above the floor is evicted (floor.c). It is asked for anew only when it was in
+ *       the way.
  *
  * A crash here leaves: links, cursor, tail and free list in any state (all derived), and at most
  * one descriptor with len set and owner ours: a dead one's claim. len is stored last (claim) and
@@ -284,7 +286,9 @@ find_run(struct sf_ring *ring, int area, uint64_t len, uint32_t desc, uint64_t l
             continue;
         }
         uint64_t seq;
-        if (is_passable(ring, area, desc, &seq) && seq <= limit) {
+        bool passable = is_passable(ring, area, desc, &seq);
+        ring->met_floor |= passable && seq >= ring->floor;
+        if (passable && seq <= limit && seq < ring->floor) {
             run->newest = seq > run->newest ? seq : run->newest;
             run->count += seq != 0;
         }
@@ -415,6 +419,10 @@ take_free(struct sf_ring *ring)
             if (desc != SF_NIL || ring->corrupt || tail > head) {
                 break;
             }
+            if (tail >= ring->floor) {
+                ring->met_floor = true;
+                break;
+            }
             sf_evict_through_locked(ring, tail);
         }
     }
@@ -448,7 +456,10 @@ static bool
 find_room_in_lane(struct sf_ring *ring, uint32_t owner, uint64_t len, enum sf_lane lane,
                   uint64_t *off)
 {
-    if (lane == SF_LANE_NEVER || (lane == SF_LANE_IN_TURN && !is_my_turn(ring, owner))) {
+    /* P3's exception is for main that is held for good. Where a lossless reader is all that is in
+     * the way, main will be free as it reads on, and the first in line keeps the lane. */
+    bool in_turn = lane == SF_LANE_IN_TURN || ring->met_floor;
+    if (lane == SF_LANE_NEVER || (in_turn && !is_my_turn(ring, owner))) {
         return false;
     }
     bool found = find_room(ring, LANE, len, off);
@@ -458,22 +469,42 @@ find_room_in_lane(struct sf_ring *ring, uint32_t owner, uint64_t len, enum sf_la
     return found;
 }
 
+/* One search, up to the floor as it is stored. */
+static int
+search(struct sf_ring *ring, uint32_t owner, uint64_t len, enum sf_lane lane, uint32_t *desc,
+       uint64_t *off)
+{
+    ring->corrupt = ring->met_floor = false;
+    ring->floor = sf_load_relaxed(&ring->header->floor_seq); /* G */
+    *desc = take_free(ring);
+    if (*desc == SF_NIL) {
+        return ring->corrupt ? SF_CORRUPT : SF_NO_ROOM;
+    }
+    bool found = find_room(ring, MAIN, len, off) ||
+                 (!ring->corrupt && find_room_in_lane(ring, owner, len, lane, off));
+    if (!found || ring->corrupt) {
+        push_free(ring, *desc);
+        return ring->corrupt ? SF_CORRUPT : SF_NO_ROOM;
+    }
+    return 0;
+}
+
 int
 sf_claim_locked(struct sf_ring *ring, uint32_t owner, uint64_t len, enum sf_lane lane,
                 struct sf_claim *claim)
 {
-    len = len == 0 ? SF_LINE : sf_round_up(len, SF_LINE);
-    ring->corrupt = false;
-    uint32_t desc = take_free(ring);
-    if (desc == SF_NIL) {
-        return ring->corrupt ? SF_CORRUPT : SF_NO_ROOM;
-    }
+    uint32_t desc;
     uint64_t off = 0;
-    bool found = find_room(ring, MAIN, len, &off) ||
-                 (!ring->corrupt && find_room_in_lane(ring, owner, len, lane, &off));
-    if (!found || ring->corrupt) {
-        push_free(ring, desc);
-        return ring->corrupt ? SF_CORRUPT : SF_NO_ROOM;
+    len = len == 0 ? SF_LINE : sf_round_up(len, SF_LINE);
+    int status = search(ring, owner, len, lane, &desc, &off);
+    if (status == SF_NO_ROOM && ring->met_floor) {
+        if (sf_raise_floor_locked(ring)) {
+            status = search(ring, owner, len, lane, &desc, &off);
+        }
+        status = status == SF_NO_ROOM && ring->met_floor ? SF_LAGGING : status;
+    }
+    if (status < 0) {
+        return status;
     }
     sf_give_up_turn(ring, owner); /* P3: it has claimed, wherever */
     struct sf_desc *d = &ring->descs[desc];

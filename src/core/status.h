@@ -32,6 +32,12 @@
     X(SF_STRANGER, -5018, "the topic belongs to another user")                                     \
     X(SF_RACE, -5019, "something changed while it was looked at; look again")                      \
     X(SF_INTERRUPTED, -5020, "a signal came; look at it and come again")                           \
+    X(SF_LAGGING, -5021, "a lossless reader has yet to read what would have to go")                \
+    X(SF_OWN_LAG, -5022, "only this Topic itself has yet to read what would have to go")           \
+    X(SF_NO_LOSSLESS_HERE, -5023, "the topic admits no lossless readers")                          \
+    X(SF_NO_GROUP, -5024, "every group is in use")                                                 \
+    X(SF_GROUP_POLICY, -5025, "the group's members have joined with another policy")               \
+    X(SF_NOT_RETAINED, -5026, "no such message is retained")                                       \
     X(SF_NOT_A_FILE, -5101, "it is not a regular file")                                            \
     X(SF_SHORT, -5102, "the file is shorter than a topic's header")                                \
     X(SF_FOREIGN, -5103, "it does not start with shmflow's magic number")                          \

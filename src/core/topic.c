@@ -63,13 +63,14 @@ add_totals(const struct sf_topic *topic, struct sf_totals *t)
     uint64_t lost = sf_load_relaxed(&p->lost);
     uint64_t skipped = sf_load_relaxed(&p->skipped);
     uint64_t passed = sf_load_relaxed(&p->cursor) - sf_load_relaxed(&p->first);
+    uint64_t taken = sf_load_relaxed(&p->taken); /* as above */
     t->written += sf_load_relaxed(&p->written);
     t->written_len += sf_load_relaxed(&p->written_len);
     t->waits += sf_load_relaxed(&p->waits);
     t->pinned += sf_load_relaxed(&p->pinned); /* as above */
     t->held_len = sf_load_relaxed(&p->held_len);
     t->held_blocks = sf_load_relaxed(&p->held_blocks);
-    t->read += passed >= lost + skipped ? passed - lost - skipped : 0;
+    t->read += att->group != 0 ? taken : passed >= lost + skipped ? passed - lost - skipped : 0;
     t->lost += lost;
     t->skipped += skipped;
 }
@@ -90,9 +91,14 @@ sf_topic_leave(struct sf_topic *topic)
         return;
     }
     sf_topic_totals(topic, &topic->past);
-    topic->cursor = sf_load_relaxed(att->cursor); /* ours; in a child, a private copy (fork.c) */
+    if (topic->has_joined) {
+        topic->cursor =
+            sf_load_relaxed(att->cursor); /* ours; in a child, a private copy (fork.c) */
+    }
     sf_clear_roles(att); /* views may keep the slot; it reads and writes no more */
+    sf_unjoin(att);
     topic->att = NULL;
+    topic->has_joined = false;
     sf_attachment_unref(att);
 }
 
@@ -162,19 +168,39 @@ is_strangers(const struct sf_topic *topic, uint32_t owner_uid)
            owner_uid != 0 && os_uid() != 0;
 }
 
-static void
-place_cursor(struct sf_topic *topic, bool same_generation)
+void
+sf_topic_joining(const struct sf_topic *topic, struct sf_joining *how)
 {
-    struct sf_attachment *att = topic->att;
-    if (same_generation && topic->cursor != 0) {
-        sf_resubscribe(att, topic->cursor);
+    const struct sf_options *o = &topic->options;
+    *how = (struct sf_joining){
+        .group = o->group[0] ? o->group : NULL, .start = o->start, .lossless = o->lossless};
+    if (topic->cursor != 0) {
+        how->cursor = topic->cursor; /* a forked child goes on where its parent stood */
     }
     else if (topic->generation > 1 || topic->subscribed_late) {
-        sf_subscribe(att, SF_OLDEST); /* all of it came after us */
+        how->cursor = 1; /* all of it came after us; what is gone already we have lost */
     }
-    else {
-        sf_subscribe(att, topic->options.start);
+}
+
+void
+sf_topic_has_joined(struct sf_topic *topic)
+{
+    topic->is_reader = topic->has_joined = true;
+    topic->cursor = 0;
+    sf_add_role(topic->att, SF_ROLE_READER);
+}
+
+/* 0, or why it is not done yet: SF_BUSY, or not at all. */
+static int
+join(struct sf_topic *topic)
+{
+    struct sf_joining how;
+    sf_topic_joining(topic, &how);
+    int status = sf_join(topic->att, &how, SF_TRY);
+    if (status == 0) {
+        sf_topic_has_joined(topic);
     }
+    return status;
 }
 
 static int
@@ -213,10 +239,16 @@ attach_to(struct sf_topic *topic)
     topic->has_written = false;
     /* Acquire: with the end's setter. */
     topic->was_ended = (sf_load_acquire(&att->ring.header->ended) & SF_SHUTDOWN) != 0;
-    place_cursor(topic, same);
-    if (topic->options.mode == SF_MODE_R || (topic->is_reader && may_write(topic))) {
-        topic->is_reader = true;
-        sf_add_role(att, SF_ROLE_READER);
+    topic->cursor = same ? topic->cursor : 0;
+    if (topic->options.mode != SF_MODE_W && (topic->is_reader || !may_write(topic))) {
+        status = join(topic);
+    }
+    else if (topic->options.start == SF_NEW && topic->cursor == 0 && topic->generation == 1) {
+        topic->cursor = sf_find_start(att, SF_NEW); /* "new" counts from here, not from the read */
+    }
+    if (status < 0 && status != SF_BUSY) {
+        sf_topic_leave(topic);
+        return status;
     }
     return 0;
 }
@@ -232,24 +264,17 @@ sf_topic_has_moved(struct sf_topic *topic)
 }
 
 int
+sf_topic_to_look(struct sf_topic *topic)
+{
+    return topic->att ? 0 : attach_to(topic);
+}
+
+int
 sf_topic_to_read(struct sf_topic *topic)
 {
-    if (!topic->att) {
-        int status = attach_to(topic);
-        if (status < 0) {
-            return status;
-        }
-    }
-    if (!topic->is_reader) {
-        /* "rw" becomes a reader here. What "oldest" and "latest" mean is asked now; "new"
-         * counts from the attachment. */
-        topic->is_reader = true;
-        if (topic->options.start != SF_NEW && topic->cursor == 0) {
-            sf_subscribe(topic->att, topic->options.start);
-        }
-        sf_add_role(topic->att, SF_ROLE_READER);
-    }
-    return 0;
+    int status = sf_topic_to_look(topic);
+    /* "rw" becomes a reader here. What "oldest" and "latest" mean is asked now. */
+    return status == 0 && !topic->has_joined ? join(topic) : status;
 }
 
 /* ---- writing ---- */

@@ -23,7 +23,8 @@ struct sf_options {
     enum sf_mode mode;
     enum sf_start start;
     int create; /* -1 when needed, 0 never, 1 now and by me */
-    bool replace, temporary, allow_lossless;
+    bool replace, temporary, allow_lossless, lossless;
+    char group[SF_MAX_GROUP_NAME + 1]; /* "": none */
     uint64_t capacity, max_message, depth; /* 0: not asked for */
     uint64_t max_held;                     /* 0: a quarter of the capacity */
     uint32_t permissions, max_participants;
@@ -48,6 +49,7 @@ struct sf_topic {
     uint8_t last_identity[16];
     uint64_t cursor;     /* where a reader stood when it left (for a forked child) */
     bool is_reader;      /* has subscribed; in a new generation it does so again */
+    bool has_joined;     /* in this generation, with the policy and the group it asked for */
     bool has_written;    /* in this generation */
     bool was_ended;      /* the generation was shut down before we came */
     bool subscribed_late; /* the topic appeared after we did: everything in it is new to us */
@@ -59,8 +61,16 @@ int sf_topic_init(struct sf_topic *topic, const char *name, const struct sf_opti
 void sf_topic_fini(struct sf_topic *topic);
 /* Must be called first in every call: SF_CLOSED; in a forked child it leaves the parent's. */
 int sf_topic_enter(struct sf_topic *topic);
-/* Attaches as a reader (or monitor) if the topic is there. SF_NOT_FOUND: wait and ask again. */
+/* Attaches as a reader (or monitor) if the topic is there, and joins. SF_NOT_FOUND: wait and ask again.
+ * SF_BUSY: attached, but a writer holds the lock that a lossless reader or a member needs; call
+ * sf_join with sf_topic_joining's answer and patience, then ask again. */
 int sf_topic_to_read(struct sf_topic *topic);
+/* Attaches if the topic is there, without becoming a reader. SF_NOT_FOUND. */
+int sf_topic_to_look(struct sf_topic *topic);
+/* How this Topic joins its generation. Borrows the group's name. */
+void sf_topic_joining(const struct sf_topic *topic, struct sf_joining *how);
+/* To be told when sf_join succeeded. */
+void sf_topic_has_joined(struct sf_topic *topic);
 /* Attaches as a writer. SF_NOT_FOUND: create with *make, then ask again. message_len: of the
  * first message, 0 if not known. */
 int sf_topic_to_write(struct sf_topic *topic, uint64_t message_len, struct sf_params *make);

@@ -380,6 +380,30 @@ sf_array_over(PyObject *descr, uint32_t ndim, const uint64_t *shape, bool fortra
     return array;
 }
 
+PyObject *
+sf_array_stack(PyObject *descr, uint64_t count, uint32_t ndim, const uint64_t *shape, bool fortran)
+{
+    npy_intp dims[SF_MAX_DIMS + 1] = {(npy_intp)count}, axes[SF_MAX_DIMS + 1] = {0};
+    /* Fortran order of each one is C order of its axes reversed. */
+    for (uint32_t i = 0; i < ndim; i++) {
+        dims[1 + i] = (npy_intp)shape[fortran ? ndim - 1 - i : i];
+        axes[1 + i] = (npy_intp)(fortran ? ndim - i : 1 + i);
+    }
+    Py_INCREF(descr);
+    PyObject *array = PyArray_SimpleNewFromDescr((int)ndim + 1, dims, (PyArray_Descr *)descr);
+    if (array && fortran) {
+        PyArray_Dims order = {axes, (int)ndim + 1};
+        Py_SETREF(array, PyArray_Transpose((PyArrayObject *)array, &order));
+    }
+    return array;
+}
+
+PyObject *
+sf_array_first(PyObject *stack, uint64_t count)
+{
+    return PySequence_GetSlice(stack, 0, (Py_ssize_t)count);
+}
+
 void *
 sf_array_data(PyObject *array)
 {

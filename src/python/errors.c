@@ -50,10 +50,12 @@ int
 sf_raise(struct sf_state *state, TopicObject *topic, int status)
 {
     PyObject *details = NULL;
-    if (status == SF_MISMATCH || status == SF_NO_SLOT) {
-        details = status == SF_MISMATCH
-                      ? mismatch_details(&topic->t)
-                      : Py_BuildValue("{sI}", "slots", topic->t.found.max_participants);
+    if (status == SF_MISMATCH || status == SF_NO_SLOT || status == SF_GROUP_POLICY) {
+        details = status == SF_MISMATCH ? mismatch_details(&topic->t)
+                  : status == SF_NO_SLOT
+                      ? Py_BuildValue("{sI}", "slots", topic->t.found.max_participants)
+                      : Py_BuildValue("{ss sO}", "group", topic->t.options.group, "lossless",
+                                      topic->t.options.lossless ? Py_True : Py_False);
         if (!details) {
             return -1;
         }
@@ -96,6 +98,18 @@ sf_raise_wrong_mode(struct sf_state *state, TopicObject *topic, const char *call
 {
     return raise_made(
         PyObject_CallMethod(state->texts, "wrong_mode", "Os", (PyObject *)topic, call));
+}
+
+int
+sf_raise_contradiction(struct sf_state *state, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    PyObject *text = PyUnicode_FromFormatV(format, args);
+    va_end(args);
+    PyObject *made = text ? PyObject_CallMethod(state->texts, "contradiction", "O", text) : NULL;
+    Py_XDECREF(text);
+    return raise_made(made);
 }
 
 int

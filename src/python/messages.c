@@ -33,6 +33,9 @@ sf_topic_messages_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, 
         sf_raise_wrong_mode(state, (TopicObject *)op, "messages");
         return NULL;
     }
+    if (newest && sf_refuse_newest(state, (TopicObject *)op) < 0) {
+        return NULL;
+    }
     MessagesObject *it = (MessagesObject *)state->messages_type->tp_alloc(state->messages_type, 0);
     if (it) {
         it->topic = (TopicObject *)Py_NewRef(op);

@@ -14,7 +14,7 @@
  *   setting_up, is_set_up: core/fork.c, the once-per-process setup of the above
  *   stats_desc, stats_fields, participant_desc, participant_fields: python/topic_facts.c, written
  *     by nobody; CPython's API takes them as non-const
- *   names: python/topic_type.c, likewise (PyArg_ParseTupleAndKeywords)
+ *   names: python/options.c, likewise (PyArg_ParseTupleAndKeywords)
  *   PyArray_API, PyArray_RUNTIME_VERSION: python/arrays.c, NumPy's import_array fills them
  *
  * A crash here leaves: nothing.

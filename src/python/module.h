@@ -76,6 +76,8 @@ int sf_raise_full(struct sf_state *state, TopicObject *topic, int status, double
                   uint64_t len);
 int sf_raise_too_large(struct sf_state *state, TopicObject *topic, uint64_t len);
 int sf_raise_wrong_mode(struct sf_state *state, TopicObject *topic, const char *call);
+/* WrongMode: what was asked for cannot go together; `format` as PyUnicode_FromFormat has it. */
+int sf_raise_contradiction(struct sf_state *state, const char *format, ...);
 /* What every call starts with: closed? forked? */
 int sf_begin(struct sf_state *state, TopicObject *topic);
 /* Python threads come back from a slice here: signals, and whether the Topic was closed. */
@@ -96,6 +98,13 @@ int sf_parse_call(const char *call, PyObject *const *args, Py_ssize_t nargs, PyO
                   PyObject **out);
 int sf_parse_stamp(PyObject *value, uint64_t *out);
 int sf_parse_flag(PyObject *value, bool *out);
+
+/* ---- options.c ---- */
+
+extern const char *const sf_mode_names[], *const sf_start_names[];
+/* The constructor's arguments. *now: the topic is to be made at once. */
+int sf_parse_options(struct sf_state *state, PyObject *args, PyObject *kwargs, const char **name,
+                     Py_ssize_t *name_len, struct sf_options *options, bool *now);
 
 /* ---- arrays.c: the only user of NumPy's C API ---- */
 
@@ -123,6 +132,11 @@ int sf_source_pack(struct sf_source *source);
 /* An array over `at` that keeps `base` alive, or with memory of its own (at NULL). */
 PyObject *sf_array_over(PyObject *descr, uint32_t ndim, const uint64_t *shape, bool fortran,
                         void *at, PyObject *base, bool writable);
+/* `count` arrays of that kind behind each other as one of shape (count, ...), with memory of its own;
+ * each one's bytes lie as in a message. And its first `count`. */
+PyObject *sf_array_stack(PyObject *descr, uint64_t count, uint32_t ndim, const uint64_t *shape,
+                         bool fortran);
+PyObject *sf_array_first(PyObject *stack, uint64_t count);
 void *sf_array_data(PyObject *array);
 void sf_array_freeze(PyObject *array);
 /* dtype and shape of a message from its description; checks that they give payload_len. `prefix`
@@ -164,15 +178,27 @@ PyObject *sf_topic_messages_method(PyObject *self, PyObject *const *args, Py_ssi
 struct sf_request {
     struct sf_deadline deadline;
     bool newest, copy;
-    PyObject *out;        /* or NULL */
+    PyObject *out; /* or NULL */
     PyObject *or_default; /* or NULL */
     bool want_meta;
+    uint64_t stack; /* at most so many alike ones, as one array; 0: one message */
+    uint64_t at; /* this message, wherever the cursor stands, and consume nothing; 0: the next */
 };
 
 /* topic_read.c */
 /* The loop of every reading call. 1 taken, 0 the deadline passed, -1 exception. */
 int sf_read_next(struct sf_state *state, TopicObject *self, const struct sf_request *request,
                  struct sf_taken *taken);
+/* Takes what is there now. 1 taken, 0 try again, -1 exception, or a status: of an empty ring
+ * taken->seq says what to wait for. A message that is described impossibly is passed (Q1), if `pass`. */
+int sf_take(struct sf_state *state, TopicObject *self, const struct sf_request *request, bool pass,
+            struct sf_taken *taken);
+/* Attaches and joins, waiting for the topic and for the lock. 0 look again, 1 the deadline is over, -1
+ * exception; *ready when the Topic may take. */
+int sf_get_ready(struct sf_state *state, TopicObject *self, const struct sf_deadline *deadline,
+                 uint64_t *waiting_since, bool *ready);
+/* latest=True is refused where it contradicts the policy: 0, or -1 with an exception. */
+int sf_refuse_newest(struct sf_state *state, TopicObject *self);
 /* What a call gives that took nothing: the default, or an exception. */
 PyObject *sf_finish_read(struct sf_state *state, TopicObject *self,
                          const struct sf_request *request, int status);
@@ -189,6 +215,26 @@ PyObject *sf_topic_next(PyObject *self);
 /* Places a reader that is attached already, so that its "new" counts from now. */
 int sf_topic_open_reader(struct sf_state *state, TopicObject *self);
 
+/* stack.c: as sf_take, for request->stack messages that are alike. */
+int sf_take_stack(struct sf_state *state, TopicObject *self, const struct sf_request *request,
+                  struct sf_taken *taken);
+
+/* topic_batch.c */
+PyObject *sf_topic_write_many_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                                     PyObject *kwnames);
+PyObject *sf_topic_read_many_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                                    PyObject *kwnames);
+PyObject *sf_topic_read_messages_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                                        PyObject *kwnames);
+
+/* topic_history.c */
+PyObject *sf_topic_snapshot_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                                   PyObject *kwnames);
+PyObject *sf_topic_peek_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                               PyObject *kwnames);
+PyObject *sf_topic_seek_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                               PyObject *kwnames);
+
 /* topic_write.c */
 PyObject *sf_topic_write_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                                 PyObject *kwnames);
@@ -201,6 +247,12 @@ int sf_topic_open_writer(struct sf_state *state, TopicObject *self, uint64_t len
 /* Writes what source says; 0 and *seq, or -1. */
 int sf_topic_send(struct sf_state *state, TopicObject *self, struct sf_source *source,
                   const struct sf_deadline *deadline, uint64_t *seq);
+#define SF_BATCH 32 /* messages that are sent under one lock: other writers wait that long */
+/* Sends as many of the sources (1 to SF_BATCH) as one lock takes; how many, or -1. */
+int sf_topic_send_some(struct sf_state *state, TopicObject *self, struct sf_source *sources,
+                       int count, const struct sf_deadline *deadline, uint64_t *seq);
+/* What every writing call starts with: closed? forked? a mode that writes? */
+int sf_enter_to_write(struct sf_state *state, TopicObject *self, const char *call);
 int sf_topic_publish(struct sf_state *state, TopicObject *self, struct sf_attachment *att,
                      const struct sf_out *out, const struct sf_claim *claim,
                      const struct sf_deadline *deadline, uint64_t *seq);

@@ -28,4 +28,35 @@
 #define Py_READONLY READONLY
 #endif
 
+/* The exception that is raised, taken away (NULL: none), and put back; steals. */
+static inline PyObject *
+sf_get_raised(void)
+{
+#if PY_VERSION_HEX >= 0x030c0000
+    return PyErr_GetRaisedException();
+#else
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    if (type) {
+        PyErr_NormalizeException(&type, &value, &trace);
+        if (trace) {
+            PyException_SetTraceback(value, trace);
+        }
+        Py_XDECREF(trace);
+        Py_DECREF(type);
+    }
+    return value;
+#endif
+}
+
+static inline void
+sf_set_raised(PyObject *error)
+{
+#if PY_VERSION_HEX >= 0x030c0000
+    PyErr_SetRaisedException(error);
+#else
+    PyErr_Restore(Py_NewRef((PyObject *)Py_TYPE(error)), error, PyException_GetTraceback(error));
+#endif
+}
+
 #endif

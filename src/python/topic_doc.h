@@ -13,7 +13,8 @@
 PyDoc_STRVAR(
     topic_doc,
     "Topic(name=None, mode='rw', *, capacity=None, max_message=None, depth=None, start='oldest',"
-    " max_held=None, create=None, replace=False, temporary=False, allow_lossless=True,"
+    " lossless=False, group=None, max_held=None, create=None, replace=False, temporary=False, "
+    "allow_lossless=True,"
     " permissions=0o600, max_participants=128, spin=None)\n--\n\n"
     "A ring of messages in shared memory, by name; every reader sees every message.\n"
     "\n"
@@ -34,6 +35,13 @@ PyDoc_STRVAR(
     "max_message: the largest payload in bytes; None: a quarter of the capacity.\n"
     "depth: how many messages are retained at most; None: as many as fit.\n"
     "start: where a reader begins: 'oldest' retained, 'latest' (the newest one first), 'new'.\n"
+    "lossless: True: nothing that this reader has yet to read is evicted; writers wait for it, up "
+    "to\n"
+    "    their timeout. Other readers of the topic stay as they are. Ends with its process.\n"
+    "group: a name: each message goes to one of the living members of that group, in order. A "
+    "group\n"
+    "    outlives its members: who joins it later goes on where it stood (start is for the "
+    "first).\n"
     "max_held: bytes of views this Topic may hold before read() copies; None: a quarter of the\n"
     "    capacity, at least two messages.\n"
     "create: None: a writer makes the topic at its first write, or now with a capacity. True: "
@@ -41,7 +49,7 @@ PyDoc_STRVAR(
     "    it now, TopicExists if it is there. False: it must be there now.\n"
     "replace: True ends what is there; readers follow to the new generation.\n"
     "temporary: the topic goes when its last participant does; else it stays until unlink().\n"
-    "allow_lossless: whether readers may make writers wait for them (reserved).\n"
+    "allow_lossless: whether readers of the topic made here may make writers wait for them.\n"
     "permissions: of the file. 0o600: your user. 0o660: your group. 0o644: others may monitor.\n"
     "max_participants: Topics attached at a time, at most 1024 (rounded up to a multiple of 64).\n"
     "spin: seconds that a waiting read polls before it sleeps; None: adaptive, at most 50 us.\n"
@@ -60,8 +68,11 @@ PyDoc_STRVAR(
     "buffer, a DLPack producer on the CPU. It is copied once, into the ring.\n"
     "meta: a mapping of JSON values, at most 64 KiB.  timestamp_ns: ns since 1970; None: now.\n"
     "\n"
-    "Never waits for readers. Waits, for at most timeout seconds (None: for ever), while another\n"
-    "writer is in its short critical section, or, when readers hold the rest, in the lane.\n"
+    "Waits, for at most timeout seconds (None: for ever), for lossless readers that have yet to "
+    "read\n"
+    "what would have to go; other readers are never waited for. Also while another writer is in "
+    "its\n"
+    "short critical section, or, when readers hold the rest, in the lane.\n"
     "Raises Full with the blame when that takes too long, MessageTooLarge, Closed after\n"
     "shutdown(), TypeError for what cannot travel. The first write makes the topic and may raise\n"
     "what the constructor does.");
@@ -102,6 +113,63 @@ PyDoc_STRVAR(
     read_message_doc,
     "read_message($self, timeout=None, *, latest=False, copy=False, out=None, default=...)\n--\n\n"
     "Like read(), but gives a Message: array, seq, timestamp_ns, meta, lost, skipped, writer.");
+
+PyDoc_STRVAR(
+    write_many_doc,
+    "write_many($self, items, /, *, timeout=None)\n--\n\n"
+    "Append several messages, one after the other; returns the last one's sequence number.\n"
+    "\n"
+    "items: an iterable of what write() takes (an array counts as its rows). Other writers' "
+    "messages\n"
+    "may come in between. Small ones (up to 4 KiB) share locks and wakes, some 30 at a time, and\n"
+    "those that do share one timestamp: several times the rate of write().\n"
+    "timeout: seconds for all of them. Waits and raises as write() does; whatever is raised, its\n"
+    "attribute `written` tells how many got through (all before the one that failed).\n"
+    "Returns 0 if there was none.");
+
+PyDoc_STRVAR(
+    read_many_doc,
+    "read_many($self, limit, timeout=None, *, copy=False, stack=False)\n--\n\n"
+    "What is there, at most limit messages, as a list of arrays, as read() gives them.\n"
+    "\n"
+    "Waits, for at most timeout seconds (None: for ever), for the first only; [] when none came.\n"
+    "stack=True: one writable array of shape (n, ...) of your own, of as many messages in a row "
+    "as\n"
+    "have the same dtype, shape and order; one that differs is left for the next call.\n"
+    "Raises Closed at the end of the stream, CorruptTopic, ValueError for a limit below 1.");
+
+PyDoc_STRVAR(read_messages_doc, "read_messages($self, limit, timeout=None, *, copy=False)\n--\n\n"
+                                "Like read_many(), but a list of Message objects.");
+
+PyDoc_STRVAR(
+    snapshot_doc,
+    "snapshot($self, /, *, copy=False)\n--\n\n"
+    "All messages that are retained now, oldest first, as a list of Message; [] without a topic.\n"
+    "\n"
+    "Consumes nothing and moves nothing. Arrays are views as read() gives them, up to max_held\n"
+    "bytes, then copies. What is evicted meanwhile is left out. Never blocks.\n"
+    "Raises WrongMode on a Topic of mode 'w'.");
+
+PyDoc_STRVAR(peek_doc,
+             "peek($self, seq, *, copy=False)\n--\n\n"
+             "The message with this number as a Message, if it is retained. Consumes nothing.\n"
+             "\n"
+             "Never blocks. Raises NotRetained, TopicNotFound, WrongMode on a Topic of mode 'w'.");
+
+PyDoc_STRVAR(
+    seek_doc,
+    "seek($self, place=None, *, timestamp_ns=None)\n--\n\n"
+    "Go on reading elsewhere; returns the number of the message that comes next.\n"
+    "\n"
+    "place: a number from topic.tail to topic.head + 1, 'oldest', 'latest' (the newest one next) "
+    "or\n"
+    "'new' (only what comes).  timestamp_ns: the first retained message that is not older (ns "
+    "since\n"
+    "1970), or what comes next if all are. What is passed over counts neither as lost nor as\n"
+    "skipped. In a group it moves all members. A lossless reader and a group may go back: from "
+    "then\n"
+    "on nothing from there is evicted; they wait for a writer in its critical section.\n"
+    "Raises NotRetained for a number beyond the ends (nothing moves), TopicNotFound.");
 
 PyDoc_STRVAR(messages_doc, "messages($self, *, latest=False, copy=False, timeout=None)\n--\n\n"
                            "An iterator of Message objects, as read_message() gives them.\n"

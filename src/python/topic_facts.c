@@ -52,6 +52,8 @@ static PyStructSequence_Field participant_fields[] = {
     {"written", "messages that it wrote"},
     {"written_bytes", "bytes of their payloads"},
     {"writer_waits", "writes that had to wait for room"},
+    {"lossless", "whether writers wait for it"},
+    {"group", "the group that it reads with; '' for none"},
     {NULL, NULL},
 };
 
@@ -59,7 +61,7 @@ static PyStructSequence_Desc participant_desc = {
     .name = "shmflow.Participant",
     .doc = "One Topic attached to a topic, in any process, as participants() tells of it. Frozen.",
     .fields = participant_fields,
-    .n_in_sequence = 15,
+    .n_in_sequence = 17,
 };
 
 PyTypeObject *
@@ -139,7 +141,7 @@ sf_topic_stats_method(PyObject *op, PyObject *Py_UNUSED(unused))
     int status = sf_topic_enter(&self->t);
     sf_topic_totals(&self->t, &t);
     uint64_t lag = 0;
-    if (status == 0 && self->t.att && self->t.is_reader) {
+    if (status == 0 && self->t.att && self->t.has_joined) {
         lag = lag_of(self->t.att, sf_load_relaxed(self->t.att->cursor)); /* told to people */
     }
     uint64_t read = self->t.options.mode == SF_MODE_MONITOR ? self->copied : t.read;
@@ -153,15 +155,32 @@ sf_topic_stats_method(PyObject *op, PyObject *Py_UNUSED(unused))
 
 /* Text from shared memory: bounded, and only what prints. */
 static PyObject *
-command_text(const struct sf_participant *p)
+shown_text(const char *shared, size_t len)
 {
-    char text[sizeof p->command + 1];
-    memcpy(text, p->command, sizeof p->command);
-    text[sizeof p->command] = 0;
+    char text[64];
+    memcpy(text, shared, len);
+    text[len] = 0;
     for (char *c = text; *c; c++) {
         *c = *c < 0x20 || *c > 0x7e ? '?' : *c;
     }
     return PyUnicode_FromString(text);
+}
+
+static PyObject *
+command_text(const struct sf_participant *p)
+{
+    return shown_text(p->command, sizeof p->command);
+}
+
+/* Of its group, if it is in one that has a name. */
+static PyObject *
+group_text(const struct sf_attachment *att, const struct sf_participant *p)
+{
+    uint32_t group = sf_load_relaxed(&p->group); /* told to people */
+    const struct sf_group *g = group - 1 < SF_GROUPS ? &att->ring.groups[group - 1] : NULL;
+    /* Acquire: with join's release of the name. */
+    return g && sf_load_acquire(&g->used) != 0 ? shown_text(g->name, sizeof g->name)
+                                               : PyUnicode_FromString("");
 }
 
 static PyObject *
@@ -173,7 +192,12 @@ describe_participant(struct sf_state *state, struct sf_attachment *att, struct s
     uint32_t roles = sf_load_relaxed(&p->roles) & 3;
     uint64_t cursor = sf_load_relaxed(&p->cursor), first = sf_load_relaxed(&p->first);
     uint64_t lost = sf_load_relaxed(&p->lost), skipped = sf_load_relaxed(&p->skipped);
-    uint64_t passed = cursor - first;
+    uint64_t passed = cursor - first - lost - skipped;
+    uint64_t read = passed < UINT64_MAX / 2 ? passed : 0;
+    if (sf_load_relaxed(&p->group) != 0) { /* as above */
+        read = sf_load_relaxed(&p->taken);
+        cursor = sf_load_relaxed(sf_cursor_of(&att->ring, (uint32_t)(p - att->ring.slots)));
+    }
     bool reads = (roles & SF_ROLE_READER) != 0;
     PyObject *items[] = {
         number(p->pid),
@@ -182,7 +206,7 @@ describe_participant(struct sf_state *state, struct sf_attachment *att, struct s
         PyBool_FromLong(alive),
         number(p->attached_ns),
         number(reads ? lag_of(att, cursor) : 0),
-        number(reads && passed >= lost + skipped ? passed - lost - skipped : 0),
+        number(reads ? read : 0),
         number(lost),
         number(skipped),
         number(sf_load_relaxed(&p->pinned)), /* relaxed, as above */
@@ -191,6 +215,8 @@ describe_participant(struct sf_state *state, struct sf_attachment *att, struct s
         number(sf_load_relaxed(&p->written)),
         number(sf_load_relaxed(&p->written_len)), /* relaxed, as above */
         number(sf_load_relaxed(&p->waits)),
+        PyBool_FromLong(sf_load_relaxed(&p->policy) == SF_POLICY_LOSSLESS), /* as above */
+        group_text(att, p),
     };
     return make_record(state->participant_type, items, Py_ARRAY_LENGTH(items));
 }

@@ -30,6 +30,14 @@ get_meta(const struct sf_message *m, const char *prefix)
     return PyBytes_FromStringAndSize(prefix, (Py_ssize_t)m->meta_len);
 }
 
+/* Consumes, unless the call only looks. */
+static bool
+commit(struct sf_attachment *att, const struct sf_request *request, uint64_t from,
+       const struct sf_message *m)
+{
+    return request->at != 0 || sf_take_commit(att, from, m);
+}
+
 /* 1 taken, 0 try again, -1 exception. Pin path: the array lies in the ring. */
 static int
 take_view(struct sf_state *state, struct sf_attachment *att, const struct sf_request *request,
@@ -60,7 +68,7 @@ take_view(struct sf_state *state, struct sf_attachment *att, const struct sf_req
     if (!taken->array) {
         return -1;
     }
-    if (!sf_take_commit(att, from, m)) {
+    if (!commit(att, request, from, m)) {
         Py_CLEAR(taken->array);
         Py_CLEAR(taken->meta);
         return 0;
@@ -81,11 +89,13 @@ copy_payload(struct sf_attachment *att, const struct sf_message *m, void *to)
     Py_END_ALLOW_THREADS
 }
 
-/* The same by the copy path. The block may be evicted under us; then it is tried again. */
+/* The same by the copy path. The block may be evicted under us; then it is tried again. Where it is
+ * held and members of a group compete for it, the one that gets it is found before the copy. */
 static int
 take_copy(struct sf_state *state, struct sf_attachment *att, const struct sf_request *request,
-          uint64_t from, const struct sf_message *m, struct sf_taken *taken)
+          uint64_t from, const struct sf_message *m, bool pinned, struct sf_taken *taken)
 {
+    bool first = pinned && att->group != 0;
     char *prefix = NULL;
     uint64_t shape[SF_MAX_DIMS];
     if (m->prefix_len > 0) {
@@ -121,8 +131,11 @@ take_copy(struct sf_state *state, struct sf_attachment *att, const struct sf_req
     if (!taken->array || PyErr_Occurred()) {
         goto done;
     }
-    copy_payload(att, m, sf_array_data(taken->array));
-    status = sf_is_current(&att->ring, m) && sf_take_commit(att, from, m);
+    status = !first || commit(att, request, from, m);
+    if (status == 1) {
+        copy_payload(att, m, sf_array_data(taken->array));
+        status = first || (sf_is_current(&att->ring, m) && commit(att, request, from, m));
+    }
     if (status == 1 && !request->copy && !request->out) {
         sf_array_freeze(taken->array);
     }
@@ -152,7 +165,7 @@ take_small(struct sf_state *state, struct sf_attachment *att, const struct sf_re
         return -1;
     }
     memcpy(sf_array_data(taken->array), sf_message_payload(att, m), m->payload_len);
-    if (!sf_is_current(&att->ring, m) || !sf_take_commit(att, from, m)) {
+    if (!sf_is_current(&att->ring, m) || !commit(att, request, from, m)) {
         Py_CLEAR(taken->array);
         return 0;
     }
@@ -186,18 +199,30 @@ describe_taken(struct sf_taken *taken, const struct sf_message *m)
     taken->skipped = m->skipped;
 }
 
-/* Takes the next message. 1 taken, 0 try again, -1 exception, or a status. */
+/* The very message that was asked for. */
 static int
-take(struct sf_state *state, TopicObject *self, const struct sf_request *request,
-     struct sf_taken *taken)
+look_at(struct sf_attachment *att, uint64_t seq, uint64_t *from, struct sf_message *m)
+{
+    *from = seq;
+    int status = sf_look(&att->ring, seq, m);
+    return (status == 0 || status == SF_BAD_MESSAGE || status == SF_EMPTY) && m->seq != seq
+               ? SF_NOT_RETAINED
+           : status == SF_EMPTY ? SF_NOT_RETAINED
+                                : status;
+}
+
+int
+sf_take(struct sf_state *state, TopicObject *self, const struct sf_request *request, bool pass,
+        struct sf_taken *taken)
 {
     struct sf_attachment *att = self->t.att;
     struct sf_message m;
     m.seq = 0;
     uint64_t from;
-    int status = sf_take_look(att, request->newest, &from, &m);
-    if (status == SF_BAD_MESSAGE) {
-        (void)sf_take_commit(att, from, &m); /* Q1 */
+    int status = request->at != 0 ? look_at(att, request->at, &from, &m)
+                                  : sf_take_look(att, request->newest, &from, &m);
+    if (status == SF_BAD_MESSAGE && pass) {
+        (void)commit(att, request, from, &m); /* Q1 */
     }
     taken->seq = m.seq; /* of an empty ring: the one to wait for */
     if (status < 0) {
@@ -205,7 +230,7 @@ take(struct sf_state *state, TopicObject *self, const struct sf_request *request
     }
     int small = take_small(state, att, request, from, &m, taken);
     if (small != -2) {
-        self->copied += small == 1;
+        self->copied += small == 1 && request->at == 0;
         describe_taken(taken, &m);
         return small;
     }
@@ -217,7 +242,8 @@ take(struct sf_state *state, TopicObject *self, const struct sf_request *request
         enum sf_pin_answer answer = sf_pin(att, &m, copying);
         if (answer == SF_PIN_CAP) {
             copying = true;
-            answer = warn_copying(self) < 0 ? SF_PIN_CAP : sf_pin(att, &m, true);
+            answer =
+                request->at == 0 && warn_copying(self) < 0 ? SF_PIN_CAP : sf_pin(att, &m, true);
         }
         pinned = answer == SF_PIN_OK;
         status = answer == SF_PIN_CAP ? -1 : answer == SF_PIN_GONE ? 0 : 1;
@@ -226,15 +252,15 @@ take(struct sf_state *state, TopicObject *self, const struct sf_request *request
         status = 1;
     }
     if (status == 1) {
-        status = copying ? take_copy(state, att, request, from, &m, taken)
+        status = copying ? take_copy(state, att, request, from, &m, pinned, taken)
                          : take_view(state, att, request, from, &m, taken);
         if (copying && pinned) {
             sf_unpin(att, m.desc);
         }
-        self->copied += copying && status == 1;
+        self->copied += copying && status == 1 && request->at == 0;
     }
-    if (status == SF_BAD_MESSAGE) {
-        (void)sf_take_commit(att, from, &m); /* Q1 */
+    if (status == SF_BAD_MESSAGE && pass) {
+        (void)commit(att, request, from, &m); /* Q1 */
     }
     sf_attachment_unref(att);
     describe_taken(taken, &m);
@@ -304,6 +330,69 @@ wait_for_topic(struct sf_state *state, TopicObject *self, const struct sf_deadli
     return sf_check_in(state, self);
 }
 
+int
+sf_refuse_newest(struct sf_state *state, TopicObject *self)
+{
+    const struct sf_options *o = &self->t.options;
+    if (o->lossless || o->group[0]) {
+        return sf_raise_contradiction(
+            state,
+            "latest=True passes over messages, %s; use seek(\"latest\") to "
+            "give up what is there, or a Topic without %s",
+            o->lossless ? "and this reader asked to lose none"
+                        : "which then no member of the group would get",
+            o->lossless ? "lossless=True" : "group");
+    }
+    return 0;
+}
+
+/* A lossless reader, or a member of a group, needs the writer lock to join: a slice of patience. 0 look
+ * again, 1 the deadline is over. */
+static int
+wait_to_join(struct sf_state *state, TopicObject *self, const struct sf_deadline *deadline)
+{
+    struct sf_topic *t = &self->t;
+    struct sf_attachment *att = t->att;
+    struct sf_joining how;
+    int status;
+    sf_topic_joining(t, &how);
+    sf_attachment_ref(att);
+    Py_BEGIN_ALLOW_THREADS
+    uint64_t slice = os_now_ns() + SF_SLICE_NS;
+    status = sf_join(att, &how, slice < deadline->until_ns ? slice : deadline->until_ns);
+    Py_END_ALLOW_THREADS
+    if (status == 0 && t->att == att) {
+        sf_topic_has_joined(t);
+    }
+    else if (status == 0) {
+        sf_unjoin(att); /* another thread has closed the Topic, or moved it on */
+    }
+    sf_attachment_unref(att);
+    if (sf_check_in(state, self) < 0) {
+        return -1;
+    }
+    if (status < 0 && status != SF_BUSY && status != SF_INTERRUPTED && status != SF_GONE) {
+        return sf_raise(state, self, status);
+    }
+    return status == SF_BUSY && os_now_ns() >= deadline->until_ns ? 1 : 0;
+}
+
+int
+sf_get_ready(struct sf_state *state, TopicObject *self, const struct sf_deadline *deadline,
+             uint64_t *waiting_since, bool *ready)
+{
+    int status = sf_topic_to_read(&self->t);
+    *ready = status == 0;
+    if (status == SF_NOT_FOUND) {
+        *waiting_since = *waiting_since ? *waiting_since : os_now_ns();
+        return wait_for_topic(state, self, deadline, *waiting_since);
+    }
+    if (status == SF_BUSY) {
+        return wait_to_join(state, self, deadline);
+    }
+    return status < 0 ? sf_raise(state, self, status) : 0;
+}
+
 /* The loop of every reading call. 1 taken, 0 the deadline passed, -1 exception. */
 int
 sf_read_next(struct sf_state *state, TopicObject *self, const struct sf_request *request,
@@ -319,17 +408,15 @@ sf_read_next(struct sf_state *state, TopicObject *self, const struct sf_request 
     if (t->options.mode == SF_MODE_W) {
         return sf_raise_wrong_mode(state, self, "read");
     }
+    if (request->newest && sf_refuse_newest(state, self) < 0) {
+        return -1;
+    }
     for (;;) {
-        status = t->att && t->is_reader ? 0 : sf_topic_to_read(t);
-        if (status == SF_NOT_FOUND) {
-            waiting_since = waiting_since ? waiting_since : os_now_ns();
-            status = wait_for_topic(state, self, &request->deadline, waiting_since);
-        }
-        else if (status < 0) {
-            return sf_raise(state, self, status);
-        }
-        else {
-            status = take(state, self, request, taken);
+        bool ready = t->att && t->has_joined;
+        status = ready ? 0 : sf_get_ready(state, self, &request->deadline, &waiting_since, &ready);
+        if (ready) {
+            status = request->stack != 0 ? sf_take_stack(state, self, request, taken)
+                                         : sf_take(state, self, request, true, taken);
             if (status == 1 || status == -1) {
                 return status;
             }
@@ -359,6 +446,11 @@ sf_topic_open_reader(struct sf_state *state, TopicObject *self)
                      : SF_NOT_FOUND;
     if (status == SF_NOT_FOUND && t->options.create != 0) {
         return 0; /* it may come later */
+    }
+    if (status == SF_BUSY) {
+        /* One slice; behind a frozen writer the first read goes on waiting. */
+        struct sf_deadline patience = {.until_ns = os_now_ns() + SF_SLICE_NS};
+        return wait_to_join(state, self, &patience) < 0 ? -1 : 0;
     }
     return status < 0 ? sf_raise(state, self, status) : 0;
 }

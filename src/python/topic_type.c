@@ -1,7 +1,8 @@
 /* The Topic type: construction, ends, pickling, repr; its methods are in the files beside.
  *
- * Owns:      arguments of the constructor; close, unlink, context manager, reduce.
- * Does not:  read, write or tell facts (topic_read.c, topic_write.c, topic_facts.c).
+ * Owns:      construction; close, unlink, context manager, reduce.
+ * Does not:  parse the constructor's arguments (options.c), read, write or tell facts (topic_read.c,
+ *            topic_write.c, topic_facts.c).
  *
  * Invariants
  *   T1  A constructor that raises leaves nothing behind but a topic that it was asked to create.
@@ -10,194 +11,9 @@
  */
 #include "python/module.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "python/topic_doc.h"
-
-/* ---- arguments ---- */
-
-static int
-parse_size(struct sf_state *state, PyObject *value, const char *what, uint64_t *out)
-{
-    *out = 0;
-    if (value == Py_None) {
-        return 0;
-    }
-    PyObject *size = PyObject_CallMethod(state->wire, "parse_size", "Os", value, what);
-    if (!size) {
-        return -1;
-    }
-    *out = PyLong_AsUnsignedLongLong(size);
-    Py_DECREF(size);
-    return PyErr_Occurred() ? -1 : 0;
-}
-
-static int
-parse_count(PyObject *value, const char *what, uint64_t max, uint64_t *out)
-{
-    *out = 0;
-    if (value == Py_None) {
-        return 0;
-    }
-    PyObject *index = PyBool_Check(value) ? NULL : PyNumber_Index(value);
-    if (!index) {
-        if (!PyErr_Occurred() || PyErr_ExceptionMatches(PyExc_TypeError)) {
-            PyErr_Format(PyExc_TypeError, "%s must be an int or None, not %R", what, value);
-        }
-        return -1;
-    }
-    int overflow;
-    long long number = PyLong_AsLongLongAndOverflow(index, &overflow);
-    Py_DECREF(index);
-    if (number == -1 && PyErr_Occurred()) {
-        return -1;
-    }
-    if (overflow || number < 1 || (uint64_t)number > max) {
-        PyErr_Format(PyExc_ValueError, "%s=%R is out of range: 1 to %llu", what, value,
-                     (unsigned long long)max);
-        return -1;
-    }
-    *out = (uint64_t)number;
-    return 0;
-}
-
-static int
-parse_choice(PyObject *value, const char *what, const char *const *choices, int *out)
-{
-    if (PyUnicode_Check(value)) {
-        for (int i = 0; choices[i]; i++) {
-            if (PyUnicode_CompareWithASCIIString(value, choices[i]) == 0) {
-                *out = i;
-                return 0;
-            }
-        }
-    }
-    PyObject *list = PyUnicode_FromFormat("'%s'", choices[0]);
-    for (int i = 1; choices[i] && list; i++) {
-        Py_SETREF(list, PyUnicode_FromFormat("%U%s'%s'", list, choices[i + 1] ? ", " : " or ",
-                                             choices[i]));
-    }
-    if (list) {
-        PyErr_Format(PyExc_ValueError, "%s must be %U, not %R", what, list, value);
-        Py_DECREF(list);
-    }
-    return -1;
-}
-
-static int
-parse_spin(PyObject *value, int64_t *out)
-{
-    *out = -1;
-    if (value == Py_None) {
-        return 0;
-    }
-    double seconds = PyFloat_AsDouble(value);
-    if (seconds == -1.0 && PyErr_Occurred()) {
-        return -1;
-    }
-    if (!(seconds >= 0 && seconds <= 1)) {
-        PyErr_Format(PyExc_ValueError, "spin must be None or 0 to 1 seconds, not %R", value);
-        return -1;
-    }
-    *out = (int64_t)(seconds * 1e9);
-    return 0;
-}
-
-static int
-parse_create(PyObject *value, int *out)
-{
-    if (value != Py_None && !PyBool_Check(value)) {
-        PyErr_Format(PyExc_TypeError, "create must be True, False or None, not %R", value);
-        return -1;
-    }
-    *out = value == Py_None ? -1 : value == Py_True;
-    return 0;
-}
-
-static const char *const mode_names[] = {"rw", "r", "w", "monitor", NULL};
-static const char *const start_names[] = {"oldest", "latest", "new", NULL};
-
-/* Arguments that contradict each other are refused, not ignored. */
-static int
-check_together(const struct sf_options *o)
-{
-    bool writes = o->mode == SF_MODE_RW || o->mode == SF_MODE_W;
-    if (!writes && (o->create == 1 || o->replace || o->temporary)) {
-        PyErr_Format(PyExc_ValueError,
-                     "create=True, replace and temporary belong to a writer; mode='%s' never "
-                     "makes a topic",
-                     mode_names[o->mode]);
-        return -1;
-    }
-    if (o->create == 0 && o->replace) {
-        PyErr_SetString(PyExc_ValueError, "create=False and replace=True contradict each other");
-        return -1;
-    }
-    if (o->capacity && o->max_message > o->capacity) {
-        PyErr_Format(PyExc_ValueError,
-                     "max_message (%llu bytes) is larger than capacity (%llu bytes)",
-                     (unsigned long long)o->max_message, (unsigned long long)o->capacity);
-        return -1;
-    }
-    return 0;
-}
-
-static int
-parse_options(struct sf_state *state, PyObject *args, PyObject *kwargs, const char **name,
-              Py_ssize_t *name_len, struct sf_options *o, bool *now)
-{
-    static char *names[] = {
-        "name",           "mode",        "capacity",         "max_message", "depth",
-        "start",          "max_held",    "create",           "replace",     "temporary",
-        "allow_lossless", "permissions", "max_participants", "spin",        NULL};
-    PyObject *mode = NULL, *start = NULL, *capacity = Py_None, *max_message = Py_None;
-    PyObject *depth = Py_None, *max_held = Py_None, *create = Py_None, *spin = Py_None;
-    PyObject *participants = Py_None;
-    int replace = 0, temporary = 0, allow_lossless = 1, permissions = 0600;
-    memset(o, 0, sizeof *o);
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|z#O$OOOOOOpppiOO:Topic", names, name, name_len,
-                                     &mode, &capacity, &max_message, &depth, &start, &max_held,
-                                     &create, &replace, &temporary, &allow_lossless, &permissions,
-                                     &participants, &spin)) {
-        return -1;
-    }
-    int mode_at = SF_MODE_RW, start_at = SF_OLDEST;
-    uint64_t slots;
-    if ((mode && parse_choice(mode, "mode", mode_names, &mode_at) < 0) ||
-        (start && parse_choice(start, "start", start_names, &start_at) < 0) ||
-        parse_size(state, capacity, "capacity", &o->capacity) < 0 ||
-        parse_size(state, max_message, "max_message", &o->max_message) < 0 ||
-        parse_size(state, max_held, "max_held", &o->max_held) < 0 ||
-        parse_count(depth, "depth", SF_MAX_DEPTH, &o->depth) < 0 ||
-        parse_count(participants, "max_participants", SF_MAX_PARTICIPANTS, &slots) < 0 ||
-        parse_create(create, &o->create) < 0 || parse_spin(spin, &o->spin_ns) < 0) {
-        return -1;
-    }
-    if (permissions < 0 || permissions > 0777 || (permissions & 0600) != 0600) {
-        PyErr_Format(PyExc_ValueError,
-                     "permissions must be like 0o600, 0o660 or 0o644, the owner reading and "
-                     "writing; not 0o%o",
-                     (unsigned)permissions);
-        return -1;
-    }
-    o->mode = (enum sf_mode)mode_at;
-    o->start = (enum sf_start)start_at;
-    o->replace = replace;
-    o->temporary = temporary || !*name;
-    o->allow_lossless = allow_lossless;
-    o->permissions = (uint32_t)permissions;
-    o->max_participants = slots ? (uint32_t)slots : 128;
-    if (!*name && (o->mode == SF_MODE_R || o->mode == SF_MODE_MONITOR)) {
-        PyErr_Format(PyExc_ValueError, "a Topic of mode '%s' needs the name of a topic",
-                     mode_names[mode_at]);
-        return -1;
-    }
-    bool writes = o->mode == SF_MODE_RW || o->mode == SF_MODE_W;
-    *now = writes && o->create != 0 &&
-           (o->capacity || o->create == 1 || o->replace || (temporary && o->capacity));
-    return check_together(o);
-}
 
 /* ---- construction ---- */
 
@@ -244,7 +60,7 @@ topic_init(PyObject *op, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_TypeError, "a Topic is initialised once; open another one");
         return -1;
     }
-    if (parse_options(state, args, kwargs, &name, &name_len, &options, &now) < 0) {
+    if (sf_parse_options(state, args, kwargs, &name, &name_len, &options, &now) < 0) {
         return -1;
     }
     if (!name) {
@@ -379,9 +195,10 @@ topic_reduce(PyObject *op, PyObject *Py_UNUSED(unused))
         Py_DECREF(restore);
         return NULL;
     }
-    return Py_BuildValue("N(ssNsKLI)", restore, t->name, mode_names[t->options.mode], identity,
-                         start_names[t->options.start], (unsigned long long)t->options.max_held,
-                         (long long)t->options.spin_ns, t->options.permissions);
+    return Py_BuildValue("N(ssNsKLIiz)", restore, t->name, sf_mode_names[t->options.mode], identity,
+                         sf_start_names[t->options.start], (unsigned long long)t->options.max_held,
+                         (long long)t->options.spin_ns, t->options.permissions,
+                         (int)t->options.lossless, t->options.group[0] ? t->options.group : NULL);
 }
 
 static PyObject *
@@ -392,7 +209,7 @@ topic_repr(PyObject *op)
     if (!self->open) {
         return PyUnicode_FromString("<shmflow.Topic, not opened>");
     }
-    const char *mode = mode_names[t->options.mode];
+    const char *mode = sf_mode_names[t->options.mode];
     if (sf_topic_enter(t) < 0) {
         return PyUnicode_FromFormat("<shmflow.Topic '%s' mode='%s' closed>", t->name, mode);
     }
@@ -438,9 +255,15 @@ topic_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwa
 
 static PyMethodDef topic_methods[] = {
     {"write", CALL(sf_topic_write_method), FAST, write_doc},
+    {"write_many", CALL(sf_topic_write_many_method), FAST, write_many_doc},
     {"loan", CALL(sf_topic_loan_method), FAST, loan_doc},
     {"read", CALL(sf_topic_read_method), FAST, read_doc},
     {"read_message", CALL(sf_topic_read_message_method), FAST, read_message_doc},
+    {"read_many", CALL(sf_topic_read_many_method), FAST, read_many_doc},
+    {"read_messages", CALL(sf_topic_read_messages_method), FAST, read_messages_doc},
+    {"snapshot", CALL(sf_topic_snapshot_method), FAST, snapshot_doc},
+    {"peek", CALL(sf_topic_peek_method), FAST, peek_doc},
+    {"seek", CALL(sf_topic_seek_method), FAST, seek_doc},
     {"messages", CALL(sf_topic_messages_method), FAST, messages_doc},
     {"stats", sf_topic_stats_method, METH_NOARGS, stats_doc},
     {"participants", sf_topic_participants_method, METH_NOARGS, participants_doc},

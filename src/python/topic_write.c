@@ -18,9 +18,11 @@
 
 /* One step of a write that may have to wait, in the form that wait_for needs. */
 struct step {
-    enum { STEP_SMALL, STEP_CLAIM, STEP_PUBLISH, STEP_SHUTDOWN } kind;
+    enum { STEP_SMALL, STEP_BATCH, STEP_CLAIM, STEP_PUBLISH, STEP_SHUTDOWN } kind;
     struct sf_attachment *att;
     const struct sf_out *out;
+    const struct sf_out *const *outs; /* of a batch */
+    int count;
     uint64_t block_len;
     struct sf_claim *claim;
     enum sf_lane lane;
@@ -33,6 +35,8 @@ run_step(const struct step *s, uint64_t until_ns)
     switch (s->kind) {
     case STEP_SMALL:
         return sf_send_small(s->att, s->out, until_ns, s->seq);
+    case STEP_BATCH:
+        return sf_send_batch(s->att, s->outs, s->count, until_ns, s->seq);
     case STEP_CLAIM:
         return sf_send_claim(s->att, s->block_len, s->lane, until_ns, s->claim);
     case STEP_PUBLISH:
@@ -45,10 +49,19 @@ run_step(const struct step *s, uint64_t until_ns)
 static bool
 must_wait(int status)
 {
-    return status == SF_BUSY || status == SF_INTERRUPTED || status == SF_NO_ROOM;
+    return status == SF_BUSY || status == SF_INTERRUPTED || status == SF_NO_ROOM ||
+           status == SF_LAGGING;
 }
 
-/* The step after its first try gave `status`. 0, a status, or -1 with an exception. The caller
+/* Answers that mean Full when no time is left. */
+static bool
+is_full(int status)
+{
+    return status == SF_BUSY || status == SF_NO_ROOM || status == SF_LAGGING ||
+           status == SF_OWN_LAG;
+}
+
+/* The step after its first try gave `status`. 0 (a batch: how many), a status, or -1 with an exception. The caller
  * holds a reference to the attachment. */
 static int
 wait_for(struct sf_state *state, TopicObject *self, const struct step *s, int status,
@@ -56,7 +69,7 @@ wait_for(struct sf_state *state, TopicObject *self, const struct step *s, int st
 {
     bool counted = false;
     while (must_wait(status)) {
-        if (status == SF_NO_ROOM && !counted) {
+        if ((status == SF_NO_ROOM || status == SF_LAGGING) && !counted) {
             counted = true;
             sf_count_wait(s->att);
         }
@@ -229,36 +242,96 @@ send_once(struct sf_state *state, TopicObject *self, struct sf_source *source, u
     return status;
 }
 
+/* A generation to write to, for a message of this length. 0 or -1. */
+static int
+find_generation(struct sf_state *state, TopicObject *self, uint64_t len)
+{
+    struct sf_topic *t = &self->t;
+    /* Also where it does not fit: this may be a generation that was removed. */
+    if ((!(t->att && t->has_written) || len > t->att->ring.lay.max_message) &&
+        sf_topic_open_writer(state, self, len) < 0) {
+        return -1;
+    }
+    return len > t->att->ring.lay.max_message ? sf_raise_too_large(state, self, len) : 0;
+}
+
+/* What a send that failed means: 0 try again, -1 an exception. */
+static int
+explain_failure(struct sf_state *state, TopicObject *self, int status, uint64_t len,
+                const struct sf_deadline *deadline)
+{
+    struct sf_topic *t = &self->t;
+    if (status == SF_GONE) {
+        if (t->att && (sf_load_acquire(&t->att->ring.header->ended) & SF_UNLINKED) != 0) {
+            sf_topic_leave(t); /* acquire: with the remover's or; write to the next one */
+        }
+        return 0;
+    }
+    if (is_full(status)) {
+        return sf_raise_full(state, self, status, deadline->seconds, len);
+    }
+    return status == -1 ? -1 : sf_raise(state, self, status);
+}
+
 int
 sf_topic_send(struct sf_state *state, TopicObject *self, struct sf_source *source,
               const struct sf_deadline *deadline, uint64_t *seq)
 {
-    struct sf_topic *t = &self->t;
     uint64_t block_len = sf_out_block_len(&source->out);
     if (source->strided && block_len <= SF_SMALL_LEN && sf_source_pack(source) < 0) {
         return -1;
     }
     for (;;) {
-        /* Also where it does not fit: this may be a generation that was removed. */
-        if ((!(t->att && t->has_written) ||
-             source->out.payload_len > t->att->ring.lay.max_message) &&
-            sf_topic_open_writer(state, self, source->out.payload_len) < 0) {
+        if (find_generation(state, self, source->out.payload_len) < 0) {
             return -1;
         }
-        if (source->out.payload_len > t->att->ring.lay.max_message) {
-            return sf_raise_too_large(state, self, source->out.payload_len);
-        }
         int status = send_once(state, self, source, block_len, deadline, seq);
-        if (status == SF_GONE) {
-            if (t->att && (sf_load_acquire(&t->att->ring.header->ended) & SF_UNLINKED) != 0) {
-                sf_topic_leave(t); /* acquire: with the remover's or; write to the next one */
-            }
-            continue;
+        if (status == 0 ||
+            explain_failure(state, self, status, source->out.payload_len, deadline) < 0) {
+            return status == 0 ? 0 : -1;
         }
-        if (status == SF_BUSY || status == SF_NO_ROOM) {
-            return sf_raise_full(state, self, status, deadline->seconds, source->out.payload_len);
+    }
+}
+
+/* How many of the sources, from the first on, one lock can take. */
+static int
+count_small(struct sf_source *sources, int count, uint64_t max_message, const struct sf_out **outs)
+{
+    int n = 0;
+    while (n < count && sf_out_block_len(&sources[n].out) <= SF_SMALL_LEN &&
+           sources[n].out.payload_len <= max_message) {
+        if (sources[n].strided && sf_source_pack(&sources[n]) < 0) {
+            return -1;
         }
-        return status == 0 || status == -1 ? status : sf_raise(state, self, status);
+        outs[n] = &sources[n].out;
+        n++;
+    }
+    return n;
+}
+
+int
+sf_topic_send_some(struct sf_state *state, TopicObject *self, struct sf_source *sources, int count,
+                   const struct sf_deadline *deadline, uint64_t *seq)
+{
+    const struct sf_out *outs[SF_BATCH];
+    for (;;) {
+        if (find_generation(state, self, sources[0].out.payload_len) < 0) {
+            return -1;
+        }
+        struct sf_attachment *att = self->t.att;
+        int small = count_small(sources, count, att->ring.lay.max_message, outs);
+        if (small <= 0) {
+            return small < 0 || sf_topic_send(state, self, sources, deadline, seq) < 0 ? -1 : 1;
+        }
+        struct step step = {
+            .kind = STEP_BATCH, .att = att, .outs = outs, .count = small, .seq = seq};
+        sf_attachment_ref(att);
+        int status = do_step(state, self, &step, deadline);
+        sf_attachment_unref(att);
+        if (status > 0 ||
+            explain_failure(state, self, status, sources[0].out.payload_len, deadline) < 0) {
+            return status > 0 ? status : -1;
+        }
     }
 }
 
@@ -283,8 +356,8 @@ parse_circumstances(struct sf_state *state, PyObject **given, struct sf_source *
     return 0;
 }
 
-static int
-enter_to_write(struct sf_state *state, TopicObject *self, const char *call)
+int
+sf_enter_to_write(struct sf_state *state, TopicObject *self, const char *call)
 {
     if (sf_begin(state, self) < 0) {
         return -1;
@@ -304,7 +377,7 @@ sf_topic_write_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyO
     PyObject *given[4] = {nargs == 1 ? args[0] : NULL};
     if (((kwnames || nargs != 1) &&
          sf_parse_call("write", args, nargs, kwnames, names, 4, 1, 1, given) < 0) ||
-        enter_to_write(state, self, "write") < 0) {
+        sf_enter_to_write(state, self, "write") < 0) {
         return NULL;
     }
     struct sf_source source;
@@ -331,7 +404,7 @@ sf_topic_loan_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
     TopicObject *self = (TopicObject *)op;
     PyObject *given[5];
     if (sf_parse_call("loan", args, nargs, kwnames, names, 5, 2, 1, given) < 0 ||
-        enter_to_write(state, self, "loan") < 0) {
+        sf_enter_to_write(state, self, "loan") < 0) {
         return NULL;
     }
     struct sf_source source;
@@ -358,7 +431,7 @@ sf_topic_shutdown_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, 
     PyObject *given[1];
     struct sf_deadline deadline = {.until_ns = UINT64_MAX};
     if (sf_parse_call("shutdown", args, nargs, kwnames, NULL, 0, 0, 0, given) < 0 ||
-        enter_to_write(state, self, "shutdown") < 0 ||
+        sf_enter_to_write(state, self, "shutdown") < 0 ||
         (!self->t.att && sf_topic_open_writer(state, self, 0) < 0)) {
         return NULL;
     }

@@ -188,6 +188,26 @@ def iteration(w: World) -> None:
     reader.close()
 
 
+def lossless(w: World) -> None:
+    with shmflow.Topic(w.name + "/lossless", depth=1, replace=True) as topic:
+        topic.write(SMALL)
+        with shmflow.Topic(topic.name, "r", lossless=True) as reader:
+            w.fails(shmflow.Full, topic.write, SMALL, timeout=0)
+            w.fails(shmflow.Full, topic.write_many, [SMALL], timeout=0)
+            w.fails(shmflow.WrongMode, reader.read, latest=True)
+            reader.read(0)
+        topic.unlink()
+
+
+def group(w: World) -> None:
+    w.topic.write(FRAME)
+    with shmflow.Topic(w.name, "r", group="a") as one, shmflow.Topic(w.name, "r", group="a") as two:
+        one.read_many(99, 0, copy=True)
+        w.fails(shmflow.Empty, two.read, 0, copy=True)
+        w.fails(shmflow.TopicMismatch, shmflow.Topic, w.name, "r", group="a", lossless=True)
+        two.participants()
+
+
 BAD_DATA = [
     None,
     "text",
@@ -215,6 +235,11 @@ BAD_OPTIONS: list[dict[str, Any]] = [
     {"create": False, "replace": True},
     {"capacity": 10, "max_message": 20},
     {"nonsense": 1},
+    {"group": 5},
+    {"group": "a/b"},
+    {"group": "a", "mode": "w"},
+    {"lossless": True, "mode": "monitor"},
+    {"lossless": True, "allow_lossless": False},
     {"capacity": "900 TiB"},
 ]
 BAD_META: list[Any] = [
@@ -303,6 +328,53 @@ CALLS: dict[str, Callable[[World], Any]] = {
         w.fails(AttributeError, setattr, w.message, "seq", 1),
         w.fails(TypeError, shmflow.Message),
     ),
+    "write_many": lambda w: w.topic.write_many([SMALL, FRAME, b"x", w.strided[:3], RECORDS[:1]]),
+    "write_many of rows": lambda w: w.topic.write_many(np.zeros((70, 8), "u1")),
+    "write_many that cannot be": lambda w: (
+        w.fails(TypeError, w.topic.write_many),
+        w.fails(TypeError, w.topic.write_many, b"bytes"),
+        w.fails(TypeError, w.topic.write_many, 5),
+        w.fails(TypeError, w.topic.write_many, [SMALL, object()]),
+        w.fails(ZeroDivisionError, w.topic.write_many, (1 // (1 - i) for i in range(3))),
+        w.fails(shmflow.MessageTooLarge, w.topic.write_many, [SMALL, bytes(3 << 20)]),
+        w.fails(shmflow.WrongMode, w.reader.write_many, [SMALL]),
+    ),
+    "read_many": lambda w: (w.topic.write_many([SMALL, FRAME]), w.reader.read_many(9, 0)),
+    "read_many copies": lambda w: (w.topic.write(FRAME), w.reader.read_many(9, 0, copy=True)),
+    "read_many stacked": lambda w: (
+        w.topic.write_many([SMALL, SMALL, w.strided[:2].copy(order="F"), RECORDS[:1]]),
+        [w.reader.read_many(9, 0, stack=True) for _ in range(4)],
+    ),
+    "read_many of nothing": lambda w: (w.reader.read_many(99, 0), w.reader.read_many(2, 0)),
+    "read_many that cannot be": lambda w: (
+        w.fails(TypeError, w.reader.read_many),
+        w.fails(ValueError, w.reader.read_many, 0),
+        w.fails(OverflowError, w.reader.read_many, 1 << 80),
+        w.fails(TypeError, w.reader.read_many, "x"),
+    ),
+    "read_messages": lambda w: (
+        w.topic.write_many([SMALL, FRAME]),
+        w.topic.write(SMALL, meta=META),
+        [m.meta for m in w.reader.read_messages(99, 0)],
+    ),
+    "snapshot": lambda w: (w.reader.snapshot(), w.monitor.snapshot(copy=True), w.absent.snapshot()),
+    "peek": lambda w: (
+        w.reader.peek(w.topic.write(FRAME)),
+        w.fails(shmflow.NotRetained, w.reader.peek, 1 << 70),
+        w.fails(TypeError, w.reader.peek, "x"),
+        w.fails(shmflow.TopicNotFound, w.absent.peek, 1),
+    ),
+    "seek": lambda w: (
+        [w.reader.seek(place) for place in ("oldest", "latest", "new")],
+        w.reader.seek(timestamp_ns=1),
+        w.fails(shmflow.NotRetained, w.reader.seek, 0),
+        w.fails(ValueError, w.reader.seek, "x"),
+        w.fails(TypeError, w.reader.seek),
+        w.fails(shmflow.TopicNotFound, w.absent.seek, 1),
+        w.reader.seek("new"),
+    ),
+    "lossless": lossless,
+    "group": group,
     "many views": many_views,
     "cycles": cycle,
     "messages": lambda w: (w.topic.write(FRAME), next(w.reader.messages(latest=True, timeout=0))),

@@ -201,7 +201,7 @@ poke_header(struct input *in, const struct sf_ring *ring, uint64_t kept)
     void *const words[] = {
         &h->ended,         &h->lock,      &h->bell.count, &h->bell.sleepers, &h->room.count,
         &h->room.sleepers, &h->turn,      &h->free_first, &h->first[0],      &h->first[1],
-        &h->cursor[0],     &h->cursor[1], &h->rebuilds,   &h->next_ticket,   &h->reserved_claims,
+        &h->cursor[0],     &h->cursor[1], &h->rebuilds,
     };
     const uint32_t count = sizeof words / sizeof *words;
     uint32_t choice = take_byte(in) % (count + 4);
