@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -17,15 +16,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+from needs import missing
 
 import shmflow
-
-
-def missing(what: str) -> NoReturn:
-    """A skip with a reason; under SHMFLOW_CI=1 an error, since CI installs what the tests need."""
-    if os.environ.get("SHMFLOW_CI") == "1":
-        pytest.fail(f"not there, and CI must have it: {what}", pytrace=False)
-    pytest.skip(what)
 
 
 @pytest.fixture(name="missing")

@@ -1,9 +1,9 @@
 """Topics against a model in plain Python: what is retained, in what order, and how many are lost.
 
-hypothesis makes up programs of writes, reads, loans, unlinks, shutdowns, deaths of other
-processes …; the model below is what the documentation says of them. The ring is large enough for
-the depth, so retention is exactly the newest DEPTH messages. SHMFLOW_LONG=1 runs ten times as many
-programs, other ones each time.
+hypothesis makes up programs of writes, reads, batches, seeks, loans, unlinks, shutdowns, deaths of
+other processes …, with lossy and lossless readers and groups of both; the model below is what the
+documentation says of them. The ring is large enough for the depth, so retention is exactly the
+newest DEPTH messages. SHMFLOW_LONG=1 runs ten times as many programs, other ones each time.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ LONG = os.environ.get("SHMFLOW_LONG") == "1"
 sizes = st.sampled_from(SIZES)
 any_index = st.integers(0, 1000)
 seldom = st.sampled_from([False, False, False, True])  # what ends a program's interesting part
+# How a reader reads: the name of its group, and whether it is lossless (a group as a whole).
+policies = st.sampled_from([(None, False)] * 5 + [(None, True), ("shared", False), ("kept", True)])
 
 
 # ---- the model ---------------------------------------------------------------------------------
@@ -49,6 +51,7 @@ class Generation:
     """One life of the name."""
 
     messages: list[bytes] = field(default_factory=list)  # all that were ever published
+    groups: dict[str, int] = field(default_factory=dict)  # where each group stands
     unlinked: bool = False
     shut_down: bool = False
 
@@ -65,16 +68,37 @@ class Generation:
 class Writer:
     topic: shmflow.Topic
     at: Generation | None
+    waits: int = 0
 
 
 @dataclass(eq=False)
 class Reader:
     topic: shmflow.Topic
+    group: str | None = None
+    lossless: bool = False
     at: Generation | None = None
-    cursor: int = 0
+    own_cursor: int = 0
     read: int = 0
     lost: int = 0
     skipped: int = 0
+
+    def join(self, there: Generation, cursor: int) -> None:
+        self.at, self.own_cursor = there, cursor
+        if self.group is not None:
+            there.groups.setdefault(self.group, cursor)
+
+    @property
+    def cursor(self) -> int:
+        assert self.at is not None
+        return self.own_cursor if self.group is None else self.at.groups[self.group]
+
+    @cursor.setter
+    def cursor(self, value: int) -> None:
+        assert self.at is not None
+        if self.group is None:
+            self.own_cursor = value
+        else:
+            self.at.groups[self.group] = value
 
 
 @dataclass(eq=False)
@@ -99,7 +123,7 @@ def next_message(reader: Reader, current: Generation | None, latest: bool) -> tu
         if reader.at is None:
             if current is None:
                 raise Nothing
-            reader.at, reader.cursor = current, current.tail
+            reader.join(current, 1)  # all of it came after the reader; what is gone it has lost
         there = reader.at
         if reader.cursor <= there.head:
             oldest = max(reader.cursor, there.tail)
@@ -161,7 +185,7 @@ class TopicMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.open_writer()
-        self.open_reader("oldest")
+        self.open_reader("oldest", (None, False))
 
     @precondition(lambda self: len(self.writers) < 3)
     @rule()
@@ -172,15 +196,23 @@ class TopicMachine(RuleBasedStateMachine):
         self.writers.append(writer)
 
     @precondition(lambda self: len(self.readers) < 4)
-    @rule(start=st.sampled_from(["oldest", "latest", "new"]))
-    def open_reader(self, start: str) -> None:
-        topic = shmflow.Topic(self.name, "r", start=start, max_held=CAPACITY)
-        reader = Reader(topic, self.current)
+    @rule(start=st.sampled_from(["oldest", "latest", "new"]), policy=policies)
+    def open_reader(self, start: str, policy: tuple[str | None, bool]) -> None:
+        group, lossless = policy
+        topic = shmflow.Topic(
+            self.name, "r", start=start, max_held=CAPACITY, group=group, lossless=lossless
+        )
+        reader = Reader(topic, group, lossless)
         if self.current is not None:
             head = self.current.head
             first = {"oldest": self.current.tail, "latest": head, "new": head + 1}[start]
-            reader.cursor = max(1, first)
+            reader.join(self.current, max(1, first))
         self.readers.append(reader)
+
+    def is_blocked(self, there: Generation) -> bool:
+        """Has a lossless reader yet to read what the next message would push out?"""
+        cursors = [r.cursor for r in self.readers if r.lossless and r.at is there]
+        return bool(cursors) and there.head + 1 - DEPTH >= min(cursors)
 
     @precondition(lambda self: self.writers)
     @rule(which=any_index)
@@ -214,7 +246,7 @@ class TopicMachine(RuleBasedStateMachine):
         writer = self.writers[which % len(self.writers)]
         for size in some * times:
             content = self.content(size)
-            self.publish(writer, content, lambda c=content: writer.topic.write(c, timeout=5))
+            self.publish(writer, content, lambda c=content: writer.topic.write(c, timeout=0))
         if writer.at is not None and writer.at.shut_down:  # as a program would
             self.close_this(writer)
             self.open_writer()
@@ -227,9 +259,39 @@ class TopicMachine(RuleBasedStateMachine):
                 act()
             self.seen["write after the end"] += 1
         else:
+            if self.is_blocked(there):
+                with pytest.raises(shmflow.Full, match="behind"):
+                    act()
+                writer.waits += 1
+                self.seen["full"] += 1
+                return
             there.messages.append(content)
             assert act() == there.head
             self.seen["written"] += 1
+
+    @precondition(lambda self: self.writers)
+    @rule(which=any_index, some=st.lists(sizes, min_size=1, max_size=40))
+    def write_many(self, which: int, some: list[int]) -> None:
+        writer = self.writers[which % len(self.writers)]
+        items = [self.content(size) for size in some]
+        try:
+            there = self.place_writer(writer)
+        except Ended:
+            with pytest.raises(shmflow.Closed):
+                writer.topic.write_many(items)
+            return
+        written = 0
+        while written < len(items) and not self.is_blocked(there):
+            there.messages.append(items[written])
+            written += 1
+        if written == len(items):
+            assert writer.topic.write_many(items, timeout=0) == there.head
+        else:
+            with pytest.raises(shmflow.Full) as error:
+                writer.topic.write_many(items, timeout=0)
+            assert error.value.written == written
+            writer.waits += 1
+            self.seen["full"] += 1
 
     @precondition(lambda self: self.writers and len(self.loans) < 6)
     @rule(which=any_index, size=sizes)
@@ -241,7 +303,7 @@ class TopicMachine(RuleBasedStateMachine):
             with pytest.raises(shmflow.Closed):
                 writer.topic.loan(size)
             return
-        loan = writer.topic.loan(size, timeout=5)
+        loan = writer.topic.loan(size, timeout=0)
         assert loan.in_ring == (size >= THRESHOLD)
         content = self.content(size)
         loan.array[:] = np.frombuffer(content, np.uint8)
@@ -258,10 +320,18 @@ class TopicMachine(RuleBasedStateMachine):
                 borrowed.loan.publish()
             return
         if there is not None and not there.unlinked:
+            if self.is_blocked(there):
+                with pytest.raises(shmflow.Full):
+                    borrowed.loan.publish()
+                borrowed.writer.waits += 1
+                self.loans.append(borrowed)  # it is still open
+                return
             there.messages.append(borrowed.content)
             assert borrowed.loan.publish() == there.head
         else:
             self.publish(borrowed.writer, borrowed.content, borrowed.loan.publish)
+            if borrowed.loan.seq is None:
+                return
         self.seen["loan published"] += 1
         assert not array.flags.writeable
         if keep:
@@ -285,6 +355,10 @@ class TopicMachine(RuleBasedStateMachine):
             self.read_one(reader, latest, copy, keep=keep >> number & 1 == 1)
 
     def read_one(self, reader: Reader, latest: bool, copy: bool, keep: bool) -> None:
+        if latest and (reader.lossless or reader.group is not None):
+            with pytest.raises(shmflow.WrongMode):
+                reader.topic.read(0, latest=True)
+            latest = False
         try:
             seq, lost, skipped = next_message(reader, self.current, latest)
         except (Nothing, Ended) as why:
@@ -303,6 +377,62 @@ class TopicMachine(RuleBasedStateMachine):
         self.seen["read in a later life"] += reader.at is not self.lives[0]
         if keep and len(self.held) < 16:
             self.held.append((message.array, content))
+
+    @precondition(lambda self: self.readers)
+    @rule(which=any_index, limit=st.integers(1, 12), stack=st.booleans())
+    def read_many(self, which: int, limit: int, stack: bool) -> None:
+        reader = self.readers[which % len(self.readers)]
+        expected: list[bytes] = []
+        try:
+            seq, _, _ = next_message(reader, self.current, False)
+        except Nothing:
+            assert reader.topic.read_many(limit, 0, stack=stack) == []
+            return
+        except Ended:
+            with pytest.raises(shmflow.Closed):
+                reader.topic.read_many(limit, 0, stack=stack)
+            return
+        there = reader.at
+        assert there is not None
+        expected.append(there.messages[seq - 1])
+        while len(expected) < limit and reader.cursor <= there.head:
+            content = there.messages[reader.cursor - 1]
+            if stack and len(content) != len(expected[0]):
+                break  # for the next call
+            expected.append(content)
+            reader.cursor += 1
+            reader.read += 1
+        got = reader.topic.read_many(limit, 0, stack=stack)
+        assert [array.tobytes() for array in got] == expected
+        self.seen["read many"] += len(expected)
+
+    @precondition(lambda self: any(r.at is not None for r in self.readers))
+    @rule(which=any_index, place=st.sampled_from(["oldest", "latest", "new"]) | st.integers(-2, 9))
+    def seek(self, which: int, place: str | int) -> None:
+        joined = [r for r in self.readers if r.at is not None]
+        reader = joined[which % len(joined)]
+        there = reader.at
+        assert there is not None
+        places = {"oldest": there.tail, "latest": max(1, there.head), "new": there.head + 1}
+        seq = places[place] if isinstance(place, str) else there.tail + place
+        if there.tail <= seq <= there.head + 1:
+            assert reader.topic.seek(place if isinstance(place, str) else seq) == seq
+            reader.cursor = seq
+            self.seen["sought"] += 1
+        else:
+            with pytest.raises(shmflow.NotRetained):
+                reader.topic.seek(seq)
+
+    @precondition(lambda self: any(r.at is not None for r in self.readers))
+    @rule(which=any_index)
+    def look_back(self, which: int) -> None:
+        joined = [r for r in self.readers if r.at is not None]
+        reader = joined[which % len(joined)]
+        there = reader.at
+        assert there is not None
+        found = reader.topic.snapshot()
+        assert [m.seq for m in found] == list(range(there.tail, there.head + 1))
+        assert [m.array.tobytes() for m in found] == there.messages[there.tail - 1 :]
 
     @precondition(lambda self: self.held)
     @rule(which=any_index)
@@ -339,10 +469,10 @@ class TopicMachine(RuleBasedStateMachine):
     # -- other processes
 
     @precondition(lambda self: self.current is not None and not self.current.shut_down)
-    @rule(size=sizes, does=st.sampled_from(["holds", "lends", "writes"]), really=seldom)
+    @rule(size=sizes, does=st.sampled_from(["holds", "lends", "writes", "keeps"]), really=seldom)
     def another_process_is_killed(self, size: int, does: str, really: bool) -> None:
         assert self.current is not None
-        if not really:
+        if not really or (does == "writes" and self.is_blocked(self.current)):
             return
         content = self.content(size)
         reading, writing = os.pipe()
@@ -359,13 +489,16 @@ class TopicMachine(RuleBasedStateMachine):
         self.seen["killed"] += 1
         if does == "writes":
             self.current.messages.append(content)
+        shmflow.clean()  # at once, and not when a writer is short of room
 
     def be_killed(self, does: str, content: bytes, writing: int) -> None:
         try:
             signal.alarm(30)
             data = np.frombuffer(content, np.uint8)
-            topic = shmflow.Topic(self.name, "rw", max_held=CAPACITY)
-            if does == "holds":
+            topic = shmflow.Topic(self.name, "rw", max_held=CAPACITY, lossless=does == "keeps")
+            if does == "keeps":
+                topic.read(0, default=None)
+            elif does == "holds":
                 held = [topic.read(0) for _ in range(self.current.head - self.current.tail + 1)]
                 assert [a.tobytes() for a in held] == self.current.messages[-len(held) :]
             elif does == "lends":
@@ -420,7 +553,8 @@ class TopicMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_writer_waits(self) -> None:
-        assert all(writer.topic.stats().writer_waits == 0 for writer in self.writers)
+        # Except for lossless readers.
+        assert all(w.topic.stats().writer_waits == w.waits for w in self.writers)
 
     def teardown(self) -> None:
         self.loans.clear()
@@ -457,5 +591,8 @@ def test_topics_do_what_a_model_in_plain_python_says(topic_name: str) -> None:
     )
     print(dict(counts))
     assert counts["steps"] >= 3000
-    for what in ("lost many", "skipped", "read in a later life", "killed", "loan published"):
+    for what in (
+        *("lost many", "skipped", "read in a later life", "killed", "loan published"),
+        *("full", "read many", "sought"),
+    ):
         assert counts[what] >= 10, f"the programs hardly tried it: {what}"

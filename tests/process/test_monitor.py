@@ -12,10 +12,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pytest
+from needs import missing
 
 import shmflow
 
@@ -90,12 +91,6 @@ topic.close()
 start.close()
 look("left")
 """
-
-
-def missing(what: str) -> NoReturn:
-    if os.environ.get("SHMFLOW_CI") == "1":
-        pytest.fail(f"not there, and CI must have it: {what}", pytrace=False)
-    pytest.skip(what)
 
 
 def mappings(pid: int, file: Path) -> list[str]:

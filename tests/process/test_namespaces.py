@@ -14,10 +14,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pytest
+from needs import missing
 
 import shmflow
 
@@ -48,12 +49,6 @@ import os, sys
 command = [*sys.argv[1].split(), sys.executable, "-c", sys.argv[2], *sys.argv[3:]]
 os.execvp(command[0], command)
 """
-
-
-def missing(what: str) -> NoReturn:
-    if os.environ.get("SHMFLOW_CI") == "1":
-        pytest.fail(f"not there, and CI must have it: {what}", pytrace=False)
-    pytest.skip(what)
 
 
 @pytest.fixture(scope="module")

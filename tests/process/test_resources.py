@@ -16,19 +16,13 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 from compiled import SANITIZED
+from needs import missing
 
 Run = Callable[..., Any]
-
-
-def missing(what: str) -> NoReturn:
-    """A skip with a reason; under SHMFLOW_CI=1 an error, since CI is root and may mount."""
-    if os.environ.get("SHMFLOW_CI") == "1":
-        pytest.fail(f"not there, and CI must have it: {what}", pytrace=False)
-    pytest.skip(what)
 
 
 @pytest.fixture

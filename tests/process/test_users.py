@@ -14,19 +14,14 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
+from needs import missing
 
 MODES = [0o600, 0o620, 0o640, 0o644, 0o604, 0o606, 0o660, 0o664, 0o666]
 CALLS = ["monitor", "r", "w", "rw", "w shared", "rw shared", "topics", "clean", "unlink"]
 WHO = {"owner": (12345, 23456), "group": (12346, 23456), "others": (12347, 23457)}
-
-
-def missing(what: str) -> NoReturn:
-    if os.environ.get("SHMFLOW_CI") == "1":
-        pytest.fail(f"not there, and CI must have it: {what}", pytrace=False)
-    pytest.skip(what)
 
 
 @pytest.fixture

