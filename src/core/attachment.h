@@ -143,6 +143,17 @@ void sf_bell_ring_always(struct sf_bell *bell);
  * SF_INTERRUPTED. spin_ns < 0: adaptive. */
 int sf_wait_message(struct sf_attachment *att, uint64_t cursor, uint64_t until_ns, int64_t spin_ns,
                     const _Atomic uint32_t *closed);
+/* One of many topics that are waited for in one sleep. */
+struct sf_waited {
+    struct sf_attachment *att; /* NULL: there is no topic yet */
+    const char *path; /* of the file that then may appear */
+    uint64_t seq; /* as cursor of sf_wait_message: what a look found missing */
+    const _Atomic uint32_t *closed; /* or NULL */
+};
+#define SF_WAITED_MAX OS_WATCHED_MAX
+/* Until until_ns at most, and at most a slice: 0 look again, SF_EMPTY nobody was told of anything
+ * (look again all the same), SF_INTERRUPTED. */
+int sf_wait_any(const struct sf_waited *waited, unsigned count, uint64_t until_ns);
 /* Waiting for room: listen, try to claim, then sleep for what rang since listen. */
 uint32_t sf_room_listen(struct sf_attachment *att);
 int sf_room_sleep(struct sf_attachment *att, uint32_t count, uint64_t until_ns);

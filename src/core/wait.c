@@ -9,12 +9,14 @@
  *          ring: sleepers 1 -> 0, count + 1,      wait: loads count before it sets the flag, and
  *                then wake                              sleeps only while count is the same
  *            so: a ring between flag and sleep is not lost.
+ *          Of many topics: all counts and flags first, then the news of all, then one sleep.
  *
  * Invariants
  *   W1  Only wakers clear the flag. It is a flag and no count: counts leak when a process dies.
  *   W2  No sleep is longer than a slice, since a waker may be killed between store and wake.
  *   W3  count wraps; what a sleeper waits for is a 64-bit number, looked at again after waking.
- *   W4  A monitor stores nothing: it sleeps in short slices instead.
+ *   W4  A monitor stores nothing: it sleeps in short slices instead. So does, of many topics, who
+ *       waits for one that does not exist yet, or in a kernel that cannot watch several words.
  *
  * A crash here leaves: the flag set, which costs the next publisher one needless wake.
  */
@@ -112,6 +114,18 @@ nap(struct sf_attachment *att, uint64_t cursor, uint64_t until_ns, const _Atomic
     return SF_EMPTY;
 }
 
+/* A name can go without a word: `rm`, or a remover that was killed. Asked at the end of a slice. */
+static bool
+name_is_gone(struct sf_attachment *att)
+{
+    uint64_t now = os_now_ns();
+    if (now < sf_load_relaxed(&att->next_look_ns)) { /* a hint: at worst twice */
+        return false;
+    }
+    sf_store_relaxed(&att->next_look_ns, now + SF_SLICE_NS / 2); /* as above */
+    return !sf_attachment_is_named(att);
+}
+
 int
 sf_wait_message(struct sf_attachment *att, uint64_t cursor, uint64_t until_ns, int64_t spin_ns,
                 const _Atomic uint32_t *closed)
@@ -143,14 +157,79 @@ sf_wait_message(struct sf_attachment *att, uint64_t cursor, uint64_t until_ns, i
     if (status == SF_EMPTY && has_news(att, cursor, closed)) {
         return 0;
     }
-    /* A name can go without a word: `rm`, or a remover that was killed. A hint, relaxed. */
-    if (status == SF_EMPTY && os_now_ns() >= sf_load_relaxed(&att->next_look_ns)) {
-        sf_store_relaxed(&att->next_look_ns, os_now_ns() + SF_SLICE_NS / 2);
-        if (!sf_attachment_is_named(att)) {
-            return 0;
+    return status == SF_EMPTY && name_is_gone(att) ? 0 : status;
+}
+
+/* ---- many topics, one sleep ---- */
+
+static bool
+one_has_news(const struct sf_waited *one, bool napped)
+{
+    struct os_file_info info;
+    if (one->att) {
+        return has_news(one->att, one->seq, one->closed);
+    }
+    /* H, with the Topic's close. The name is looked for only after a nap: it may lead to what
+     * cannot be attached to yet, and who looks again would find that again at once. */
+    return (one->closed && sf_load_seq(one->closed) != 0) ||
+           (napped && os_path_info(one->path, &info) == 0);
+}
+
+static bool
+any_has_news(const struct sf_waited *waited, unsigned count, bool napped)
+{
+    for (unsigned i = 0; i < count; i++) {
+        if (one_has_news(&waited[i], napped)) {
+            return true;
         }
     }
-    return status;
+    return false;
+}
+
+int
+sf_wait_any(const struct sf_waited *waited, unsigned count, uint64_t until_ns)
+{
+    struct os_watched bells[SF_WAITED_MAX];
+    unsigned listening = 0;
+    uint64_t now = os_now_ns(), nap_ns = SF_SLICE_NS;
+    uint64_t slice = now + SF_SLICE_NS < until_ns ? now + SF_SLICE_NS : until_ns;
+    for (unsigned i = 0; i < count; i++) {
+        if (!waited[i].att || waited[i].att->monitor) {
+            nap_ns = SF_MONITOR_NAP_NS; /* W4 */
+            continue;
+        }
+        struct sf_bell *bell = &waited[i].att->ring.header->bell;
+        /* H: count, then the flag; the news of all come after the flags of all. */
+        bells[listening].word = &bell->count;
+        bells[listening++].expected = sf_load_seq(&bell->count);
+        sf_store_seq(&bell->sleepers, 1);
+    }
+    for (bool napped = false; !any_has_news(waited, count, napped); napped = true) {
+        uint64_t next = now + nap_ns < slice ? now + nap_ns : slice;
+        int status = listening > 1    ? os_futex_wait_any(bells, listening, next)
+                     : listening == 1 ? os_futex_wait(bells[0].word, bells[0].expected, next)
+                                      : os_sleep_until(next);
+        if (status == -EINTR) {
+            return SF_INTERRUPTED;
+        }
+        if (listening > 0 && (status == 0 || status == -EAGAIN)) {
+            return 0;
+        }
+        if (status < 0 && status != -ETIMEDOUT) { /* refused: W4 */
+            listening = 0;
+            nap_ns = SF_MONITOR_NAP_NS;
+        }
+        now = os_now_ns();
+        if (now >= slice) {
+            for (unsigned i = 0; i < count; i++) {
+                if (waited[i].att && name_is_gone(waited[i].att)) {
+                    return 0;
+                }
+            }
+            return SF_EMPTY;
+        }
+    }
+    return 0;
 }
 
 uint32_t

@@ -50,6 +50,7 @@ static const struct entry {
     {"madvise", {ENOMEM, EINVAL, EAGAIN}},
     {"fcntl", {ENOLCK, EINTR, EAGAIN}},
     {"futex_wait", {EINTR, EAGAIN, ETIMEDOUT}},
+    {"futex_waitv", {ENOSYS, EPERM, EINTR, EAGAIN, ETIMEDOUT, ENOMEM}},
     {"clock_nanosleep", {EINTR}},
     {"pthread_atfork", {ENOMEM}},
     {"malloc", {ENOMEM}},

@@ -95,6 +95,14 @@ int os_lock_test(int fd, uint64_t first, uint64_t count);
  * -EAGAIN the word differs, -ETIMEDOUT, -EINTR a signal came. */
 int os_futex_wait(_Atomic uint32_t *word, uint32_t expected, uint64_t until_ns);
 int os_futex_wake(_Atomic uint32_t *word, int count);
+/* The same for up to OS_WATCHED_MAX words in one sleep: 0 one of them was woken, -EAGAIN one of
+ * them differs. Linux before 5.16 answers -ENOSYS, a container's filter -EPERM. */
+#define OS_WATCHED_MAX 128u
+struct os_watched {
+    _Atomic uint32_t *word;
+    uint32_t expected;
+};
+int os_futex_wait_any(const struct os_watched *watched, unsigned count, uint64_t until_ns);
 uint64_t os_now_ns(void); /* CLOCK_MONOTONIC: deadlines, never shared */
 uint64_t os_realtime_ns(void); /* CLOCK_REALTIME: message stamps */
 int os_sleep_until(uint64_t until_ns); /* 0 or -EINTR */

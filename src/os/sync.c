@@ -88,6 +88,44 @@ os_futex_wait(_Atomic uint32_t *word, uint32_t expected, uint64_t until_ns)
     return status < 0 ? -errno : 0;
 }
 
+/* As the kernel has them; <linux/futex.h> and libc before 5.16 do not. Time has 64 bits anywhere. */
+struct waiter {
+    uint64_t expected, address;
+    uint32_t flags, reserved;
+};
+struct until {
+    int64_t seconds, ns;
+};
+enum { WAITER_IS_32_BITS = 2 }; /* FUTEX2_SIZE_U32; not private, by S2 */
+#ifndef SYS_futex_waitv
+#define SYS_futex_waitv 449
+#endif
+
+static long
+futex_waitv(const struct waiter *waiters, unsigned count, const struct until *until)
+{
+    return syscall(SYS_futex_waitv, waiters, count, 0, until, CLOCK_MONOTONIC);
+}
+
+int
+os_futex_wait_any(const struct os_watched *watched, unsigned count, uint64_t until_ns)
+{
+    struct waiter waiters[OS_WATCHED_MAX];
+    for (unsigned i = 0; i < count; i++) {
+        waiters[i] = (struct waiter){
+            .expected = watched[i].expected,
+            .address = (uintptr_t)watched[i].word,
+            .flags = WAITER_IS_32_BITS,
+        };
+    }
+    struct until until = {
+        .seconds = (int64_t)(until_ns / 1000000000u),
+        .ns = (int64_t)(until_ns % 1000000000u),
+    };
+    long status = OS_CALL(-1, futex_waitv(waiters, count, &until));
+    return status < 0 ? -errno : 0;
+}
+
 int
 os_futex_wake(_Atomic uint32_t *word, int count)
 {

@@ -197,12 +197,45 @@ wait_message(struct scene *s)
     return status == 0 ? SF_EMPTY : status;
 }
 
+/* Of two at once, and of one beside a topic that is not there. */
+static int
+wait_any(struct scene *s, struct sf_attachment *second)
+{
+    uint64_t until = soon();
+    struct sf_waited waited[] = {{.att = s->att, .seq = 2},
+                                 {.att = second, .path = "/nowhere", .seq = 2}};
+    int status = 0;
+    while (status == 0 && os_now_ns() < until) {
+        status = sf_wait_any(waited, 2, until);
+        if (status == 0 && sf_attachment_has_gone(s->att)) {
+            return SF_GONE;
+        }
+    }
+    return status == 0 ? SF_EMPTY : status;
+}
+
+static int
+wait_for_two(struct scene *s)
+{
+    return wait_any(s, s->other);
+}
+
+static int
+wait_for_one_and_an_absent(struct scene *s)
+{
+    return wait_any(s, NULL);
+}
+
 TEST(reading_and_waiting_end_as_they_should)
 {
     explore(&(struct op){"read and pin", .set = set_peer_and_att, .run = read_and_pin,
                          .end = end_going_on});
     explore(&(struct op){"wait for a message", .set = set_peer_and_att, .run = wait_message,
                          .end = end_going_on, .want = SF_EMPTY});
+    explore(&(struct op){"wait for two", .set = set_peer_and_att, .run = wait_for_two,
+                         .end = end_going_on, .want = SF_EMPTY});
+    explore(&(struct op){"wait for one and an absent", .set = set_peer_and_att,
+                         .run = wait_for_one_and_an_absent, .end = end_going_on, .want = SF_EMPTY});
     explore(&(struct op){"monitor waits for a message", .set = set_monitor, .run = wait_message,
                          .end = end_going_on, .want = SF_EMPTY});
 }
@@ -341,8 +374,8 @@ TEST(leaving_and_shutting_down_stand_on_no_call_that_can_fail)
 
 TEST(every_call_of_these_operations_was_made_to_fail)
 {
-    static const char *const calls[] = {"open",       "close",           "fstat",
-                                        "lstat",      "madvise",         "fcntl",
-                                        "futex_wait", "clock_nanosleep", NULL};
+    static const char *const calls[] = {
+        "open",  "close",      "fstat",       "lstat",           "madvise",
+        "fcntl", "futex_wait", "futex_waitv", "clock_nanosleep", NULL};
     report(calls);
 }

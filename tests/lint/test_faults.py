@@ -10,8 +10,8 @@ import re
 TABLE = re.compile(r'^    \{"(\w+)", \{', re.MULTILINE)
 # No fault is tried with these; a death beside them is.
 POINTS_ONLY = {"munmap"}
-# Called by its own name in the table, through a function of one statement.
-WRAPPED = {"futex_wait"}
+# Called by their own names in the table, through functions of one statement.
+WRAPPED = {"futex_wait", "futex_waitv"}
 
 
 def unguarded(files: dict[str, str], names: set[str]) -> list[str]:
