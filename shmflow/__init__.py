@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shmflow._admin import TopicInfo, clean, get_include, topics, unlink
-    from shmflow._core import Loan, Message, Messages, Participant, Stats, Topic
+    from shmflow._core import Loan, Message, Messages, Participant, Stats, Topic, wait
     from shmflow._errors import (
         Closed,
         CorruptTopic,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "_core": ("Topic", "Loan", "Message", "Messages", "Participant", "Stats"),
+    "_core": ("Topic", "Loan", "Message", "Messages", "Participant", "Stats", "wait"),
     "_admin": ("TopicInfo", "clean", "get_include", "topics", "unlink"),
     "_errors": (
         "Closed",
@@ -91,6 +91,7 @@ __all__ = [
     "get_include",
     "topics",
     "unlink",
+    "wait",
 ]
 
 

@@ -111,9 +111,14 @@ identity(PyObject *Py_UNUSED(module), PyObject *arg)
 }
 
 static PyMethodDef module_methods[] = {
-    {"_at_exit", at_exit, METH_NOARGS, NULL}, {"_remove", remove_topic, METH_VARARGS, NULL},
-    {"_peek", peek, METH_VARARGS, NULL},      {"_clean", clean_topic, METH_VARARGS, NULL},
-    {"_identity", identity, METH_O, NULL},    {NULL, NULL, 0, NULL},
+    {"_at_exit", at_exit, METH_NOARGS, NULL},
+    {"_remove", remove_topic, METH_VARARGS, NULL},
+    {"_peek", peek, METH_VARARGS, NULL},
+    {"_clean", clean_topic, METH_VARARGS, NULL},
+    {"_identity", identity, METH_O, NULL},
+    {"wait", (PyCFunction)(void (*)(void))sf_wait_function, METH_FASTCALL | METH_KEYWORDS,
+     sf_wait_doc},
+    {NULL, NULL, 0, NULL},
 };
 
 /* ---- setup ---- */

@@ -261,6 +261,11 @@ int sf_topic_publish(struct sf_state *state, TopicObject *self, struct sf_attach
 PyObject *sf_loan_new(struct sf_state *state, TopicObject *topic, struct sf_source *source,
                       PyObject *descr, const struct sf_deadline *deadline);
 
+/* wait_many.c */
+PyObject *sf_wait_function(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
+                           PyObject *kwnames);
+extern const char sf_wait_doc[];
+
 /* topic_facts.c */
 PyObject *sf_topic_stats_method(PyObject *self, PyObject *unused);
 PyObject *sf_topic_participants_method(PyObject *self, PyObject *unused);

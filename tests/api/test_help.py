@@ -24,7 +24,9 @@ def is_error(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, Exception)
 
 
-@pytest.mark.parametrize("name", ["Topic", "topics", "unlink", "clean", "get_include", "TopicInfo"])
+@pytest.mark.parametrize(
+    "name", ["Topic", "topics", "unlink", "clean", "get_include", "TopicInfo", "wait"]
+)
 def test_public_callable_has_a_signature(name: str) -> None:
     assert inspect.signature(getattr(shmflow, name)) is not None
 

@@ -134,6 +134,11 @@ CALLS = {
         "repr(message)",
     ),
     "messages": ("fill()", "next(reader.messages(latest=True, timeout=0))"),
+    "wait": ("fill()", "shmflow.wait([topic, reader, monitor, absent])"),
+    "wait in vain": (
+        "reader.read(0, latest=True, default=0)",
+        "shmflow.wait([reader, absent], 0.001)",
+    ),
     "loan": ("", "topic.loan(20_000, meta=META)"),
     "loan small": ("", "topic.loan((2, 3), 'f4')"),
     "loan published": ("loan = topic.loan(20_000)", "loan.publish()"),

@@ -251,6 +251,19 @@ BAD_META: list[Any] = [
 ]
 
 CALLS: dict[str, Callable[[World], Any]] = {
+    "wait for what is there": lambda w: shmflow.wait([w.topic, w.ended, w.absent]),
+    "wait in vain": lambda w: (
+        w.reader.read(0, latest=True, default=None),
+        shmflow.wait((t for t in (w.reader, w.absent)), 1e-4),
+    ),
+    "wait refused": lambda w: [
+        w.fails(TypeError, shmflow.wait, w.topic),
+        w.fails(TypeError, shmflow.wait, [w.topic, "cam"]),
+        w.fails(TypeError, shmflow.wait, 5),
+        w.fails(ValueError, shmflow.wait, [w.topic] * 129),
+        w.fails(ValueError, shmflow.wait, []),
+        w.fails(shmflow.Closed, shmflow.wait, [w.topic, w.closed]),
+    ],
     "write small": lambda w: w.topic.write(SMALL),
     "write large": lambda w: w.topic.write(FRAME),
     "write with meta": lambda w: w.topic.write(SMALL, meta=META, timestamp_ns=5, timeout=3),
@@ -548,7 +561,7 @@ def test_every_public_call_is_in_the_table() -> None:
     text = " ".join(CALLS)
     public = [n for n in dir(shmflow.Topic) if not n.startswith("_")]
     facts = {n for n in public if not callable(getattr(shmflow.Topic, n))}
-    for name in {*public, "topics", "clean", "get_include"} - facts - {"shutdown", "close"}:
+    for name in {*public, "topics", "clean", "get_include", "wait"} - facts - {"shutdown", "close"}:
         assert name in text, name
 
 
