@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         TopicNotFound,
         WrongMode,
     )
+    from shmflow._sync import Sync, sync
 
 __version__ = "0.1.0"
 
@@ -61,6 +62,7 @@ _HOMES = {
         "TopicNotFound",
         "WrongMode",
     ),
+    "_sync": ("Sync", "sync"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -80,6 +82,7 @@ __all__ = [
     "NotRetained",
     "Participant",
     "Stats",
+    "Sync",
     "Topic",
     "TopicExists",
     "TopicInfo",
@@ -89,6 +92,7 @@ __all__ = [
     "__version__",
     "clean",
     "get_include",
+    "sync",
     "topics",
     "unlink",
     "wait",

@@ -18,6 +18,8 @@ from shmflow import _errors as errors
 from shmflow._wire import format_size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from shmflow._core import Participant, Topic
 
 HEADER_RUNGS = {
@@ -122,6 +124,19 @@ def empty(topic: Topic, timeout: float) -> errors.Empty:
         if text.endswith("no writer is alive"):
             text += f" (the last was pid {pid}{', ' + command if command else ''})"
     result = errors.Empty(text)
+    result.errno = errno.ETIMEDOUT
+    return result
+
+
+def empty_set(missing: Sequence[Topic], topics: Sequence[Topic], timeout: float) -> errors.Empty:
+    """No set came: of which topics there is nothing, and what is known of the first."""
+    names, waited = (", ".join(repr(topic.name) for topic in some) for some in (topics, missing))
+    facts = str(empty(missing[0], timeout)).partition("; ")[2]
+    whose = f"of {missing[0].name!r}: " if len(missing) > 1 else ""
+    result = errors.Empty(
+        f"no set of {names} in {timeout:g} s: waiting for {waited}; {whose}{facts}; what was read "
+        "of the others is kept, and the next step goes on"
+    )
     result.errno = errno.ETIMEDOUT
     return result
 

@@ -25,7 +25,8 @@ def is_error(value: Any) -> bool:
 
 
 @pytest.mark.parametrize(
-    "name", ["Topic", "topics", "unlink", "clean", "get_include", "TopicInfo", "wait"]
+    "name",
+    ["Topic", "topics", "unlink", "clean", "get_include", "TopicInfo", "wait", "sync", "Sync"],
 )
 def test_public_callable_has_a_signature(name: str) -> None:
     assert inspect.signature(getattr(shmflow, name)) is not None
