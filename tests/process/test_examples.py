@@ -133,6 +133,19 @@ def test_three_stages_the_last_one_first(spawn, topic_name, shm_dir):
 
 
 @pytest.mark.slow
+def test_two_cameras(spawn, topic_name, shm_dir):
+    matcher = spawn(EXAMPLES / "stereo.py", "--name", topic_name)
+    cameras = [
+        spawn(EXAMPLES / "stereo.py", "--name", topic_name, "--camera", side)
+        for side in ("left", "right")
+    ]
+    for camera in cameras:
+        camera.finish(60)
+    assert say(matcher) == "232 pairs; without a partner: 63 frames"
+    assert not list(shm_dir.glob(f"*{topic_name}*"))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_dataset(spawn, topic_name, workers):
     trainer = spawn(EXAMPLES / "torch_dataset.py", "--topic", topic_name, "--workers", workers)
