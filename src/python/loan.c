@@ -172,9 +172,14 @@ publish(struct sf_state *state, LoanObject *loan)
     return status;
 }
 
+/* Not while another thread publishes it, which has ended it before it waits: the claim is that
+ * thread's to end (L1). */
 static void
 discard(LoanObject *loan)
 {
+    if (loan->ended) {
+        return;
+    }
     loan->ended = true;
     Py_CLEAR(loan->array); /* the claim goes with the last array: view.c */
     Py_CLEAR(loan->view);

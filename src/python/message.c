@@ -81,9 +81,16 @@ message_get_meta(PyObject *self, void *Py_UNUSED(closure))
     MessageObject *m = (MessageObject *)self;
     if (!m->meta) {
         struct sf_state *state = sf_state_of(Py_TYPE(self));
-        m->meta = m->packed ? PyObject_CallMethod(state->wire, "unpack_meta", "O", m->packed)
-                            : PyDict_New();
-        if (m->meta) {
+        PyObject *meta = m->packed ? PyObject_CallMethod(state->wire, "unpack_meta", "O", m->packed)
+                                   : PyDict_New();
+        if (!meta) {
+            return NULL;
+        }
+        if (m->meta) { /* another thread was quicker, while Python code ran: one for all */
+            Py_DECREF(meta);
+        }
+        else {
+            m->meta = meta;
             Py_CLEAR(m->packed);
         }
     }
