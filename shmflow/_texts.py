@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import math
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -357,6 +358,31 @@ def _groups(topic: Topic) -> str:
 def contradiction(text: str) -> errors.WrongMode:
     """Things that cannot be asked for together."""
     return errors.WrongMode(text)
+
+
+def loan_shape(asked: Any, there: tuple[int, ...]) -> ValueError:
+    """A shape that a loan cannot be published with."""
+    with contextlib.suppress(TypeError):
+        sizes = tuple(asked)
+        count = math.prod(sizes)
+        if any(size < 0 for size in sizes):
+            why = "no size may be negative"
+        elif len(sizes) > 32:
+            why = f"it has {len(sizes)} dimensions, at most 32 travel"
+        elif count > math.prod(there):
+            why = f"it has {count} elements, the loan has {math.prod(there)}"
+        else:
+            why = "it is too large but for its zeros"
+        return _loan_shape(sizes, there, why)
+    why = "no size may be negative" if asked < 0 else f"the loan has {math.prod(there)} elements"
+    return _loan_shape(asked, there, why)
+
+
+def _loan_shape(asked: object, there: tuple[int, ...], why: str) -> ValueError:
+    return ValueError(
+        f"cannot publish a loan of shape {there} as {str(asked)[:200]}: {why}; the loan is still "
+        "open: publish it with a shape that fits, or discard it"
+    )
 
 
 def wrong_mode(topic: Topic, call: str) -> errors.WrongMode:

@@ -171,8 +171,7 @@ sf_shape_fits(PyObject *descr, const struct sf_message *m, const uint64_t *shape
     for (uint32_t i = 0; i < m->ndim; i++) {
         uint64_t dim = shape[i];
         /* Also without the zeros: NumPy wants the product of the others to fit as well. */
-        if (dim > SF_MAX_CAPACITY || __builtin_mul_overflow(nonzero, dim ? dim : 1, &nonzero) ||
-            nonzero > INT64_MAX) {
+        if (__builtin_mul_overflow(nonzero, dim ? dim : 1, &nonzero) || nonzero > INT64_MAX) {
             return false;
         }
         len *= dim;
@@ -352,6 +351,47 @@ done:
     PyDimMem_FREE(dims.ptr);
     Py_XDECREF(descr);
     return status;
+}
+
+static int
+raise_shape(struct sf_state *state, PyObject *array, PyObject *asked)
+{
+    PyObject *have = PyObject_GetAttrString(array, "shape");
+    PyObject *error =
+        have ? PyObject_CallMethod(state->texts, "loan_shape", "(OO)", asked, have) : NULL;
+    if (error) {
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+    }
+    Py_XDECREF(error);
+    Py_XDECREF(have);
+    return -1;
+}
+
+int
+sf_shape_within(struct sf_state *state, PyObject *array, PyObject *shape,
+                struct sf_shorter *shorter)
+{
+    PyArrayObject *from = (PyArrayObject *)array;
+    PyArray_Dims dims = {NULL, 0};
+    if (!PyArray_IntpConverter(shape, &dims)) {
+        return -1;
+    }
+    uint64_t count = 1;
+    bool fits = dims.len <= (int)SF_MAX_DIMS;
+    for (int i = 0; fits && i < dims.len; i++) {
+        fits = dims.ptr[i] >= 0 && !__builtin_mul_overflow(count, (uint64_t)dims.ptr[i], &count);
+        shorter->shape[i] = (uint64_t)dims.ptr[i];
+    }
+    fits = fits && count <= (uint64_t)PyArray_SIZE(from);
+    if (fits) {
+        shorter->ndim = (uint32_t)dims.len;
+        shorter->payload_len = count * (uint64_t)PyArray_ITEMSIZE(from);
+        /* As readers will check it: also without its zeros a shape has to be possible. */
+        struct sf_message like = {.ndim = shorter->ndim, .payload_len = shorter->payload_len};
+        fits = sf_shape_fits((PyObject *)PyArray_DESCR(from), &like, shorter->shape);
+    }
+    PyDimMem_FREE(dims.ptr);
+    return fits ? 0 : raise_shape(state, array, shape);
 }
 
 /* ---- arrays in ---- */

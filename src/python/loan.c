@@ -12,6 +12,9 @@
  *       late store through a kept array reaches that message at most, never another.
  *   L2  From publish on the writer itself pins the block until its arrays are dead.
  *   L3  In a forked child a loan is void: publish raises, and nothing of the parent's changes.
+ *   L4  A payload never moves under the arrays over it: where the message's description would need
+ *       another prefix than the claim has, it is copied like private memory. A shorter one keeps its
+ *       whole block, whose length, not the payload's, says whether it may be held (ring.c, space.c).
  * A crash here leaves: a claim of a dead owner.
  */
 #include "python/module.h"
@@ -137,24 +140,64 @@ publish_in_place(struct sf_state *state, LoanObject *loan, uint64_t *seq)
     return status; /* else the bit goes with the claim, when its last array dies */
 }
 
+/* The claim's prefix fits what the message is now, or there is none. */
+static bool
+keeps_its_place(const struct sf_out *out, uint32_t ndim)
+{
+    return sf_prefix_len(out->ndim, out->dtype_len, out->meta_len) ==
+           sf_prefix_len(ndim, out->dtype_len, out->meta_len);
+}
+
+/* 0, or -1 with an exception and nothing changed. */
 static int
-publish(struct sf_state *state, LoanObject *loan)
+parse_shape(struct sf_state *state, LoanObject *loan, PyObject *shape, struct sf_shorter *shorter)
+{
+    if (check_open(state, loan) < 0) {
+        return -1;
+    }
+    PyObject *array = Py_NewRef(loan->array);
+    int status = sf_shape_within(state, array, shape, shorter);
+    Py_DECREF(array);
+    return status;
+}
+
+static int
+publish(struct sf_state *state, LoanObject *loan, PyObject *shape)
 {
     uint64_t seq = 0;
-    if (check_open(state, loan) < 0) {
+    bool in_place = true;
+    struct sf_shorter shorter;
+    /* First, and then again: a shape's __index__ is anybody's code. */
+    if ((shape && parse_shape(state, loan, shape, &shorter) < 0) || check_open(state, loan) < 0) {
         return -1;
     }
     int status = sf_topic_enter(&loan->topic->t);
     if (status < 0) {
         return sf_raise(state, loan->topic, status);
     }
+    /* From here it is published or discarded, and nobody else looks at it. */
+    if (shape) {
+        struct sf_out *out = &loan->source.out;
+        in_place = keeps_its_place(out, shorter.ndim);
+        memcpy(loan->source.shape, shorter.shape, shorter.ndim * sizeof *shorter.shape);
+        out->ndim = shorter.ndim;
+        out->payload_len = shorter.payload_len;
+        if (loan->view && in_place) {
+            /* The shape may lie in the prefix, which still is ours to write. */
+            ViewObject *view = (ViewObject *)loan->view;
+            void *at = sf_send_payload(view->att, out, &view->claim);
+            assert(at == sf_array_data(loan->array)); /* L4 */
+            (void)at;
+        }
+    }
     if (loan->deadline.seconds < 1e9) {
         loan->deadline.until_ns = os_now_ns() + (uint64_t)(loan->deadline.seconds * 1e9);
     }
     loan->ended = true;
-    status = loan->view ? publish_in_place(state, loan, &seq) : SF_GONE;
+    status = loan->view && in_place ? publish_in_place(state, loan, &seq) : SF_GONE;
     if (status == SF_GONE) {
-        /* Private memory, or the generation was removed meanwhile: copy it like any array. */
+        /* Private memory, another prefix, or the generation was removed meanwhile: copy it like any
+         * array. */
         loan->source.out.data = sf_array_data(loan->array);
         status = sf_topic_send(state, loan->topic, &loan->source, &loan->deadline, &seq);
     }
@@ -186,11 +229,17 @@ discard(LoanObject *loan)
 }
 
 static PyObject *
-loan_publish(PyObject *op, PyObject *Py_UNUSED(unused))
+loan_publish(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    static const char *const names[] = {"shape"};
     LoanObject *loan = (LoanObject *)op;
-    return publish(sf_state_of(Py_TYPE(op)), loan) < 0 ? NULL
-                                                       : PyLong_FromUnsignedLongLong(loan->seq);
+    PyObject *given[1];
+    if (sf_parse_call("publish", args, nargs, kwnames, names, 1, 1, 0, given) < 0) {
+        return NULL;
+    }
+    PyObject *shape = given[0] == Py_None ? NULL : given[0];
+    int status = publish(sf_state_of(Py_TYPE(op)), loan, shape);
+    return status < 0 ? NULL : PyLong_FromUnsignedLongLong(loan->seq);
 }
 
 static PyObject *
@@ -216,7 +265,7 @@ loan_exit(PyObject *op, PyObject *args)
         if (type != Py_None) {
             discard(loan);
         }
-        else if (publish(sf_state_of(Py_TYPE(op)), loan) < 0) {
+        else if (publish(sf_state_of(Py_TYPE(op)), loan, NULL) < 0) {
             return NULL;
         }
     }
@@ -288,12 +337,18 @@ PyDoc_STRVAR(
 
 PyDoc_STRVAR(
     publish_doc,
-    "publish($self, /)\n--\n\n"
+    "publish($self, shape=None)\n--\n\n"
     "Make it the topic's next message; returns its number.\n"
     "\n"
+    "shape: of the message, an int or a tuple, if it turned out shorter than the loan: its first\n"
+    "prod(shape) elements, in C order. None: the loan as it is. A shorter message keeps the\n"
+    "room of its loan until it is evicted. It is copied only if the loan is private, or of a\n"
+    "shape of more than 4 dimensions and shape is not, or the other way round.\n"
+    "\n"
     "The array turns read-only. Waits for the writer lock for at most the loan's timeout.\n"
-    "Raises Full, Closed; ValueError when the loan has ended already. A loan that raised\n"
-    "here is discarded.");
+    "Raises ValueError when the loan has ended already, and, with TypeError for what is no\n"
+    "shape, when shape does not fit: then the loan stays open. Raises Full, Closed; a loan that\n"
+    "raised these is discarded.");
 
 PyDoc_STRVAR(discard_doc,
              "discard($self, /)\n--\n\n"
@@ -301,7 +356,8 @@ PyDoc_STRVAR(discard_doc,
              "array is gone. Never blocks; does nothing to a loan that has ended.");
 
 static PyMethodDef loan_methods[] = {
-    {"publish", loan_publish, METH_NOARGS, publish_doc},
+    {"publish", (PyCFunction)(void (*)(void))loan_publish, METH_FASTCALL | METH_KEYWORDS,
+     publish_doc},
     {"discard", loan_discard, METH_NOARGS, discard_doc},
     {"__enter__", loan_enter, METH_NOARGS,
      PyDoc_STR("__enter__($self, /)\n--\n\nThe array to be filled.")},

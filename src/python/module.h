@@ -124,6 +124,15 @@ int sf_source_from(struct sf_state *state, PyObject *data, struct sf_source *sou
 int sf_source_plan(struct sf_state *state, PyObject *shape, PyObject *dtype,
                    struct sf_source *source, PyObject **descr);
 void sf_source_clear(struct sf_source *source);
+/* What the first elements of `array`, C order, are in another shape. B1. */
+struct sf_shorter {
+    uint64_t shape[SF_MAX_DIMS];
+    uint64_t payload_len;
+    uint32_t ndim;
+};
+/* 0, or -1 with an exception: no shape, or one that asks for more than the array has. */
+int sf_shape_within(struct sf_state *state, PyObject *array, PyObject *shape,
+                    struct sf_shorter *shorter);
 /* Copies a strided source into `at`, C order. */
 int sf_copy_strided(struct sf_source *source, void *at);
 /* Makes a strided source contiguous; for small ones. */

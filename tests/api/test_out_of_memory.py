@@ -143,6 +143,12 @@ CALLS = {
     "loan small": ("", "topic.loan((2, 3), 'f4')"),
     "loan published": ("loan = topic.loan(20_000)", "loan.publish()"),
     "loan published, private": ("loan = topic.loan(20)", "loan.publish()"),
+    "loan published shorter": ("loan = topic.loan(20_000)", "loan.publish((30, 40))"),
+    "loan published shorter, moved": (
+        "loan = topic.loan(20_000, meta=META)",
+        "loan.publish((30, 1, 1, 1, 40))",
+    ),
+    "loan published too long": ("loan = topic.loan(20_000)", "fails(lambda: loan.publish(20_001))"),
     "loan of an array": ("loan = topic.loan(20_000)", "(loan.array, loan.in_ring, loan.seq)"),
     "loan that cannot be": ("", "fails(lambda: topic.loan(3, 'O'))"),
     "Topic": ("", "shmflow.Topic(name, 'r')"),

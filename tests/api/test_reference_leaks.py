@@ -408,6 +408,19 @@ CALLS: dict[str, Callable[[World], Any]] = {
     "loan in a block": loan_kept,
     "loan with an error": loan_with_error,
     "loan of a long dtype": lambda w: w.topic.loan(30, LONG).publish(),
+    "loan published shorter": lambda w: (
+        w.topic.loan(30, LONG, meta=META).publish((3, 2)),
+        w.topic.loan(20_000).publish((3, 1, 1, 1, 2)),
+        w.topic.loan(20).publish(shape=5),
+    ),
+    "loan published too long": lambda w: [
+        (
+            w.fails(ValueError, loan.publish, 20_001),
+            w.fails(ValueError, loan.publish, (-1, 2)),
+            w.fails(TypeError, loan.publish, "x"),
+        )
+        for loan in [w.topic.loan(20_000)]
+    ],
     "loan that cannot be": lambda w: (
         w.fails(ValueError, w.topic.loan, -1),
         w.fails(TypeError, w.topic.loan, "x"),

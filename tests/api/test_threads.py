@@ -1,4 +1,4 @@
-"""Threads on one Topic: as many as there are, in every call, and what one of them does meanwhile."""
+"""Threads on one Topic: any number in any call, and what one of them does meanwhile."""
 
 from __future__ import annotations
 
