@@ -294,6 +294,32 @@ loan_get_in_ring(PyObject *op, void *Py_UNUSED(closure))
                                                           : PyBool_FromLong(loan->view != NULL);
 }
 
+/* The array's own buffer, which keeps the array: a memoryview of a loan is one more array over it. */
+static int
+loan_get_buffer(PyObject *op, Py_buffer *buffer, int flags)
+{
+    LoanObject *loan = (LoanObject *)op;
+    buffer->obj = NULL;
+    return check_open(sf_state_of(Py_TYPE(op)), loan) < 0
+               ? -1
+               : PyObject_GetBuffer(loan->array, buffer, flags);
+}
+
+/* What has no buffer, such as dates, NumPy asks for by this; and it passes over what a buffer
+ * raises, but not over what this does. */
+static PyObject *
+loan_array_method(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    LoanObject *loan = (LoanObject *)op;
+    if (check_open(sf_state_of(Py_TYPE(op)), loan) < 0) {
+        return NULL;
+    }
+    PyObject *method = PyObject_GetAttrString(loan->array, "__array__");
+    PyObject *result = method ? PyObject_Call(method, args, kwargs) : NULL;
+    Py_XDECREF(method);
+    return result;
+}
+
 static int
 loan_traverse(PyObject *op, visitproc visit, void *arg)
 {
@@ -333,7 +359,11 @@ PyDoc_STRVAR(
     "        camera.read(a)\n"
     "\n"
     "At the end of the block it is published, without a copy; an exception discards it.\n"
-    "The array is writable until then and read-only after; its bytes are not initialised.");
+    "The array is writable until then and read-only after; its bytes are not initialised.\n"
+    "\n"
+    "A Loan is a buffer as well, while it is open: file.readinto(loan), sock.recv_into(loan),\n"
+    "memoryview(loan) and numpy.asarray(loan) use its memory. They raise ValueError after its\n"
+    "end (readinto and recv_into: TypeError) and Closed in a forked child.");
 
 PyDoc_STRVAR(
     publish_doc,
@@ -359,6 +389,8 @@ static PyMethodDef loan_methods[] = {
     {"publish", (PyCFunction)(void (*)(void))loan_publish, METH_FASTCALL | METH_KEYWORDS,
      publish_doc},
     {"discard", loan_discard, METH_NOARGS, discard_doc},
+    {"__array__", (PyCFunction)(void (*)(void))loan_array_method, METH_VARARGS | METH_KEYWORDS,
+     PyDoc_STR("__array__($self, /, *args, **kwargs)\n--\n\nThe array, for numpy.asarray().")},
     {"__enter__", loan_enter, METH_NOARGS,
      PyDoc_STR("__enter__($self, /)\n--\n\nThe array to be filled.")},
     {"__exit__", loan_exit, METH_VARARGS,
@@ -376,13 +408,10 @@ static PyGetSetDef loan_getset[] = {
 };
 
 static PyType_Slot loan_slots[] = {
-    {Py_tp_doc, (void *)loan_doc},
-    {Py_tp_dealloc, loan_dealloc},
-    {Py_tp_traverse, loan_traverse},
-    {Py_tp_clear, loan_clear},
-    {Py_tp_methods, loan_methods},
-    {Py_tp_getset, loan_getset},
-    {0, NULL},
+    {Py_tp_doc, (void *)loan_doc},      {Py_tp_dealloc, loan_dealloc},
+    {Py_tp_traverse, loan_traverse},    {Py_tp_clear, loan_clear},
+    {Py_tp_methods, loan_methods},      {Py_tp_getset, loan_getset},
+    {Py_bf_getbuffer, loan_get_buffer}, {0, NULL},
 };
 
 PyType_Spec sf_loan_spec = {

@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import re
 import signal
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,30 @@ def test_three_stages_the_last_one_first(spawn, topic_name, shm_dir):
         stages[name].finish(60)
     assert say(stages["sink"]).startswith("200 images")
     assert not list(shm_dir.glob(f"*{topic_name}*"))
+
+
+@pytest.mark.parametrize("source", ["file", "pipe", "socket"])
+def test_bytes_go_straight_into_shared_memory(spawn, tmp_path, topic_name, source):
+    content = np.random.default_rng(0).bytes((5 << 20) + 12345)
+    path, copy = tmp_path / "file", tmp_path / "copy"
+    path.write_bytes(content)
+    receiver = spawn(EXAMPLES / "read_into.py", "--receive", copy, "--topic", topic_name)
+    if source == "file":
+        sender = spawn(EXAMPLES / "read_into.py", path, "--topic", topic_name)
+    elif source == "pipe":
+        sender = spawn(EXAMPLES / "read_into.py", "--topic", topic_name)
+        sender.process.stdin.write(content)
+        sender.process.stdin.close()
+    else:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            host = f"127.0.0.1:{server.getsockname()[1]}"
+            sender = spawn(EXAMPLES / "read_into.py", host, "--topic", topic_name)
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(content)
+    assert say(sender) == f"{len(content)} bytes in 6 messages"
+    assert say(receiver) == f"{len(content)} bytes in '{copy}', 0 messages lost"
+    assert copy.read_bytes() == content
 
 
 @pytest.mark.slow
