@@ -8,7 +8,8 @@
  *   Y1  A description from shared memory is input: dims, their product and the item size are
  *       checked against the payload's length before an array is made over it.
  *   Y2  No dtype with Python objects leaves or arrives.
- *   Y3  The caches hold strong references; an entry is never changed, only replaced.
+ *   Y3  The caches hold strong references; an entry is never changed, only replaced. A Topic's own
+ *       is replaced in its critical section, and used before that can end (module.h, D2).
  * A crash here leaves: nothing.
  */
 #include "python/module.h"
@@ -27,9 +28,18 @@ import_numpy(void)
 }
 
 int
-sf_arrays_setup(void)
+sf_arrays_setup(struct sf_state *state)
 {
-    return import_numpy();
+    state->dtypes.by_dtype = PyDict_New();
+    state->dtypes.by_wire = PyDict_New();
+    return state->dtypes.by_dtype && state->dtypes.by_wire ? import_numpy() : -1;
+}
+
+void
+sf_arrays_forget(struct sf_last_dtypes *last)
+{
+    Py_CLEAR(last->out_dtype);
+    Py_CLEAR(last->in_dtype);
 }
 
 bool
@@ -41,12 +51,12 @@ sf_is_array(PyObject *object)
 /* ---- dtypes ---- */
 
 static int
-remember(PyObject **cache, PyObject *key, PyObject *value)
+remember(PyObject *cache, PyObject *key, PyObject *value)
 {
-    if (!*cache || PyDict_GET_SIZE(*cache) >= SF_CACHE_MAX) {
-        Py_XSETREF(*cache, PyDict_New());
+    if (PyDict_Size(cache) >= SF_CACHE_MAX) {
+        PyDict_Clear(cache);
     }
-    return *cache ? PyDict_SetItem(*cache, key, value) : -1;
+    return PyDict_SetItem(cache, key, value);
 }
 
 /* The wire form of a dtype: new reference to bytes. */
@@ -58,48 +68,52 @@ describe(struct sf_state *state, PyObject *descr)
      * the hash: a dtype with fields is described anew each time. */
     bool constant = !PyDataType_HASFIELDS((PyArray_Descr *)descr);
     PyObject *wire = NULL;
-    if (constant && cache->by_dtype) {
-        wire = PyDict_GetItemWithError(cache->by_dtype, descr);
-    }
-    if (wire || PyErr_Occurred()) {
-        return Py_XNewRef(wire);
+    if (constant && sf_dict_get(cache->by_dtype, descr, &wire) != 0) {
+        return wire;
     }
     wire = PyObject_CallMethod(state->wire, "describe", "O", descr);
     if (wire && !PyBytes_Check(wire)) {
         PyErr_SetString(PyExc_SystemError, "describe() gave no bytes");
         Py_CLEAR(wire);
     }
-    if (wire && constant && remember(&cache->by_dtype, descr, wire) < 0) {
+    if (wire && constant && remember(cache->by_dtype, descr, wire) < 0) {
         Py_CLEAR(wire);
     }
     return wire;
 }
 
 static int
-put_dtype(struct sf_state *state, PyArray_Descr *descr, struct sf_source *source)
+put_dtype(TopicObject *topic, PyArray_Descr *descr, struct sf_source *source)
 {
-    struct sf_dtype_cache *cache = &state->dtypes;
-    if ((PyObject *)descr != cache->out_dtype) {
-        PyObject *wire = describe(state, (PyObject *)descr);
+    struct sf_last_dtypes *last = &topic->last;
+    if ((PyObject *)descr != last->out_dtype) {
+        PyObject *wire = describe(topic->state, (PyObject *)descr);
         if (!wire) {
             return -1;
         }
         source->out.dtype_len = (uint32_t)PyBytes_GET_SIZE(wire);
-        /* Not with fields: their names can be changed in place. */
-        if (source->out.dtype_len > SF_INLINE_DTYPE || PyDataType_HASFIELDS(descr)) {
+        /* Not with fields: their names can be changed in place. Nor with metadata, which may lead
+         * back to this Topic. */
+        if (source->out.dtype_len > SF_INLINE_DTYPE || PyDataType_HASFIELDS(descr) ||
+            PyDataType_METADATA(descr)) {
             source->wire = wire;
             source->out.dtype = PyBytes_AS_STRING(wire);
             return 0;
         }
-        memset(cache->out_wire, 0, sizeof cache->out_wire);
-        memcpy(cache->out_wire, PyBytes_AS_STRING(wire), source->out.dtype_len);
-        cache->out_len = source->out.dtype_len;
-        Py_XSETREF(cache->out_dtype, Py_NewRef((PyObject *)descr));
+        memset(last->out_wire, 0, sizeof last->out_wire);
+        memcpy(last->out_wire, PyBytes_AS_STRING(wire), source->out.dtype_len);
+        last->out_len = source->out.dtype_len;
         Py_DECREF(wire);
+        PyObject *old = last->out_dtype;
+        last->out_dtype = Py_NewRef((PyObject *)descr);
+        memcpy(source->wire_inline, last->out_wire, sizeof source->wire_inline);
+        source->out.dtype = source->wire_inline;
+        Py_XDECREF(old); /* may run code, which may write through this Topic: last */
+        return 0;
     }
-    memcpy(source->wire_inline, cache->out_wire, sizeof source->wire_inline);
+    memcpy(source->wire_inline, last->out_wire, sizeof source->wire_inline);
     source->out.dtype = source->wire_inline;
-    source->out.dtype_len = cache->out_len;
+    source->out.dtype_len = last->out_len;
     return 0;
 }
 
@@ -111,16 +125,14 @@ parse_dtype(struct sf_state *state, const char *wire, uint32_t len)
     if (!key) {
         return NULL;
     }
-    PyObject *cached = state->dtypes.by_wire;
-    PyObject *descr = cached ? PyDict_GetItemWithError(cached, key) : NULL;
-    Py_XINCREF(descr);
-    if (!descr && !PyErr_Occurred()) {
+    PyObject *descr;
+    if (sf_dict_get(state->dtypes.by_wire, key, &descr) == 0) {
         descr = PyObject_CallMethod(state->wire, "parse", "O", key);
         /* Whoever gets a dtype with fields may rename them in place: a copy is handed out, and
          * one with a structure inside, which the copy would share, is not kept at all. */
         bool keep = !memchr(wire + 1, '[', len > 0 ? len - 1 : 0);
         if (descr && (!PyArray_DescrCheck(descr) ||
-                      (keep && remember(&state->dtypes.by_wire, key, descr) < 0))) {
+                      (keep && remember(state->dtypes.by_wire, key, descr) < 0))) {
             Py_CLEAR(descr);
         }
         if (!descr && PyErr_ExceptionMatches(PyExc_ValueError)) {
@@ -135,30 +147,32 @@ parse_dtype(struct sf_state *state, const char *wire, uint32_t len)
 }
 
 PyObject *
-sf_message_dtype_cached(const struct sf_state *state, const struct sf_message *m)
+sf_message_dtype_cached(const TopicObject *topic, const struct sf_message *m)
 {
-    const struct sf_dtype_cache *cache = &state->dtypes;
-    bool same = m->dtype_len == cache->in_len && m->dtype[0] == cache->in_wire[0] &&
-                m->dtype[1] == cache->in_wire[1];
-    return same ? cache->in_dtype : NULL; /* in_len is never longer than what lies inline */
+    const struct sf_last_dtypes *last = &topic->last;
+    bool same = m->dtype_len == last->in_len && m->dtype[0] == last->in_wire[0] &&
+                m->dtype[1] == last->in_wire[1];
+    return same ? last->in_dtype : NULL; /* in_len is never longer than what lies inline */
 }
 
 static PyObject *
-get_dtype(struct sf_state *state, const struct sf_message *m, const char *prefix)
+get_dtype(TopicObject *topic, const struct sf_message *m, const char *prefix)
 {
-    struct sf_dtype_cache *cache = &state->dtypes;
+    struct sf_last_dtypes *last = &topic->last;
     if (m->dtype_len > SF_INLINE_DTYPE) {
-        return parse_dtype(state, prefix, m->dtype_len);
+        return parse_dtype(topic->state, prefix, m->dtype_len);
     }
-    PyObject *cached = sf_message_dtype_cached(state, m);
+    PyObject *cached = sf_message_dtype_cached(topic, m);
     if (cached) {
         return Py_NewRef(cached);
     }
-    PyObject *descr = parse_dtype(state, (const char *)m->dtype, m->dtype_len);
+    PyObject *descr = parse_dtype(topic->state, (const char *)m->dtype, m->dtype_len);
     if (descr && !PyDataType_HASFIELDS((PyArray_Descr *)descr)) {
-        Py_XSETREF(cache->in_dtype, Py_NewRef(descr));
-        cache->in_len = m->dtype_len;
-        memcpy(cache->in_wire, m->dtype, sizeof cache->in_wire);
+        PyObject *old = last->in_dtype;
+        last->in_dtype = Py_NewRef(descr);
+        last->in_len = m->dtype_len;
+        memcpy(last->in_wire, m->dtype, sizeof last->in_wire);
+        Py_XDECREF(old);
     }
     return descr;
 }
@@ -180,7 +194,7 @@ sf_shape_fits(PyObject *descr, const struct sf_message *m, const uint64_t *shape
 }
 
 PyObject *
-sf_message_dtype(struct sf_state *state, const struct sf_message *m, const char *prefix,
+sf_message_dtype(TopicObject *topic, const struct sf_message *m, const char *prefix,
                  uint64_t *shape)
 {
     if (m->ndim > SF_INLINE_DIMS) {
@@ -190,7 +204,7 @@ sf_message_dtype(struct sf_state *state, const struct sf_message *m, const char 
     else {
         memcpy(shape, m->shape, (size_t)m->ndim * 8);
     }
-    PyObject *descr = get_dtype(state, m, prefix);
+    PyObject *descr = get_dtype(topic, m, prefix);
     if (descr && !sf_shape_fits(descr, m, shape)) {
         Py_CLEAR(descr);
     }
@@ -210,14 +224,14 @@ put_shape(struct sf_source *source, int ndim, const npy_intp *dims)
 }
 
 static int
-put_array(struct sf_state *state, PyArrayObject *array, struct sf_source *source)
+put_array(TopicObject *topic, PyArrayObject *array, struct sf_source *source)
 {
     if (PyArray_NDIM(array) > (int)SF_MAX_DIMS) {
         PyErr_Format(PyExc_ValueError, "an array of %d dimensions; at most %d travel",
                      PyArray_NDIM(array), (int)SF_MAX_DIMS);
         return -1;
     }
-    if (put_dtype(state, PyArray_DESCR(array), source) < 0) {
+    if (put_dtype(topic, PyArray_DESCR(array), source) < 0) {
         return -1;
     }
     put_shape(source, PyArray_NDIM(array), PyArray_DIMS(array));
@@ -236,7 +250,7 @@ put_array(struct sf_state *state, PyArrayObject *array, struct sf_source *source
 }
 
 int
-sf_source_from(struct sf_state *state, PyObject *data, struct sf_source *source)
+sf_source_from(TopicObject *topic, PyObject *data, struct sf_source *source)
 {
     source->keep = source->wire = NULL;
     source->strided = false;
@@ -245,7 +259,7 @@ sf_source_from(struct sf_state *state, PyObject *data, struct sf_source *source)
         source->keep = Py_NewRef(data);
     }
     else {
-        source->keep = PyObject_CallMethod(state->wire, "as_array", "(O)", data);
+        source->keep = PyObject_CallMethod(topic->state->wire, "as_array", "(O)", data);
         if (source->keep && !PyArray_Check(source->keep)) {
             PyErr_SetString(PyExc_SystemError, "as_array() gave no array");
             Py_CLEAR(source->keep);
@@ -254,7 +268,7 @@ sf_source_from(struct sf_state *state, PyObject *data, struct sf_source *source)
     if (!source->keep) {
         return -1;
     }
-    if (put_array(state, (PyArrayObject *)source->keep, source) < 0) {
+    if (put_array(topic, (PyArrayObject *)source->keep, source) < 0) {
         sf_source_clear(source);
         return -1;
     }
@@ -298,7 +312,7 @@ sf_copy_strided(struct sf_source *source, void *at)
 }
 
 int
-sf_source_plan(struct sf_state *state, PyObject *shape, PyObject *dtype, struct sf_source *source,
+sf_source_plan(TopicObject *topic, PyObject *shape, PyObject *dtype, struct sf_source *source,
                PyObject **descr_out)
 {
     PyArray_Dims dims = {NULL, 0};
@@ -340,7 +354,7 @@ sf_source_plan(struct sf_state *state, PyObject *shape, PyObject *dtype, struct 
         PyErr_Format(PyExc_ValueError, "shape %R of %S is larger than any topic", shape, descr);
         goto done;
     }
-    if (put_dtype(state, descr, source) < 0) {
+    if (put_dtype(topic, descr, source) < 0) {
         goto done;
     }
     put_shape(source, dims.len, dims.ptr);

@@ -158,7 +158,7 @@ static int
 module_exec(PyObject *module)
 {
     struct sf_state *state = sf_state_of_module(module);
-    if (sf_arrays_setup() < 0) {
+    if (sf_arrays_setup(state) < 0) {
         return -1;
     }
     state->topic_type = add_type(module, &sf_topic_spec);
@@ -216,8 +216,6 @@ module_clear(PyObject *module)
     Py_CLEAR(state->closed_error);
     Py_CLEAR(state->dtypes.by_dtype);
     Py_CLEAR(state->dtypes.by_wire);
-    Py_CLEAR(state->dtypes.out_dtype);
-    Py_CLEAR(state->dtypes.in_dtype);
     return 0;
 }
 

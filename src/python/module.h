@@ -5,8 +5,10 @@
  *
  * Invariants
  *   D1  No static types and no mutable globals (see the list in module.c): all is in sf_state.
- *   D2  A Topic's struct sf_topic is used only under the GIL. What runs without it works on a
- *       referenced attachment and on private copies.
+ *   D2  A Topic's struct sf_topic, its Loans and its Messages are used only under the GIL, or, where
+ *       there is none, in a critical section on the Topic, which methods enter at their door
+ *       (SF_GUARD of pycompat.h) and which ends where the GIL would be let go. What runs without
+ *       works on a referenced attachment and on private copies.
  * A crash here leaves: nothing.
  */
 #ifndef SHMFLOW_MODULE_H
@@ -16,10 +18,15 @@
 
 #include "core/topic.h"
 
-/* The last dtype in each direction; look-ups of it are the hot path's only cost for dtypes. */
+/* What dtypes of constant meaning are, in each direction. The dicts are made with the module and
+ * emptied when they are full, never replaced: each look-up and each store stands by itself. */
 struct sf_dtype_cache {
     PyObject *by_dtype; /* dict: dtype -> bytes */
     PyObject *by_wire;  /* dict: bytes -> dtype */
+};
+
+/* A Topic's last dtype in each direction; look-ups of it are the hot path's only cost for dtypes. */
+struct sf_last_dtypes {
     PyObject *out_dtype; /* strong; wire form in out_wire */
     char out_wire[SF_INLINE_DTYPE];
     uint32_t out_len;
@@ -31,7 +38,7 @@ struct sf_dtype_cache {
 struct sf_state {
     PyTypeObject *topic_type, *loan_type, *view_type, *message_type, *messages_type;
     PyTypeObject *stats_type, *participant_type;
-    PyObject *wire;  /* shmflow._wire */
+    PyObject *wire; /* shmflow._wire */
     PyObject *texts; /* shmflow._texts */
     PyObject *closed_error; /* shmflow.Closed */
     struct sf_dtype_cache dtypes;
@@ -44,8 +51,9 @@ typedef struct {
     PyObject_HEAD
     struct sf_topic t;
     struct sf_state *state; /* of the type's module, which the type keeps alive */
-    bool open;              /* t is initialised */
+    bool open; /* t is initialised */
     bool warned_copy, warned_wait;
+    struct sf_last_dtypes last;
     uint64_t copied; /* messages that read() copied, over all generations */
     PyObject *weakrefs;
 } TopicObject;
@@ -54,8 +62,8 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     struct sf_attachment *att; /* referenced */
-    struct sf_claim claim;     /* a loan's; claim.desc for all */
-    bool is_claim;             /* not published: give the claim back instead of unpinning */
+    struct sf_claim claim; /* a loan's; claim.desc for all */
+    bool is_claim; /* not published: give the claim back instead of unpinning */
 } ViewObject;
 
 /* A message that was taken: either an array, or what its parts are. */
@@ -87,7 +95,7 @@ int sf_check_in(struct sf_state *state, TopicObject *topic);
 
 struct sf_deadline {
     uint64_t until_ns; /* UINT64_MAX: none */
-    double seconds;    /* as asked, for texts */
+    double seconds; /* as asked, for texts */
 };
 /* None: for ever. Negative, NaN: ValueError. The clock starts at the call. */
 int sf_parse_timeout(PyObject *value, struct sf_deadline *out);
@@ -108,7 +116,8 @@ int sf_parse_options(struct sf_state *state, PyObject *args, PyObject *kwargs, c
 
 /* ---- arrays.c: the only user of NumPy's C API ---- */
 
-int sf_arrays_setup(void);
+int sf_arrays_setup(struct sf_state *state);
+void sf_arrays_forget(struct sf_last_dtypes *last);
 /* What is to be written: an array that owns or borrows its bytes. `keep` holds it (new
  * reference). */
 struct sf_source {
@@ -119,10 +128,10 @@ struct sf_source {
     char wire_inline[SF_INLINE_DTYPE];
     bool strided; /* out.data is NULL: copy with sf_copy_strided */
 };
-int sf_source_from(struct sf_state *state, PyObject *data, struct sf_source *source);
+int sf_source_from(TopicObject *topic, PyObject *data, struct sf_source *source);
 /* For a loan: shape and dtype only. */
-int sf_source_plan(struct sf_state *state, PyObject *shape, PyObject *dtype,
-                   struct sf_source *source, PyObject **descr);
+int sf_source_plan(TopicObject *topic, PyObject *shape, PyObject *dtype, struct sf_source *source,
+                   PyObject **descr);
 void sf_source_clear(struct sf_source *source);
 /* What the first elements of `array`, C order, are in another shape. B1. */
 struct sf_shorter {
@@ -151,11 +160,11 @@ void sf_array_freeze(PyObject *array);
 /* dtype and shape of a message from its description; checks that they give payload_len. `prefix`
  * is a private copy or a pinned block. New reference to the dtype, or NULL: not a valid one (no
  * exception set), or an exception. */
-PyObject *sf_message_dtype(struct sf_state *state, const struct sf_message *message,
-                           const char *prefix, uint64_t *shape);
+PyObject *sf_message_dtype(TopicObject *topic, const struct sf_message *message, const char *prefix,
+                           uint64_t *shape);
 /* The dtype of the last message, if this one has the same short description: borrowed, no code
  * of Python's runs. */
-PyObject *sf_message_dtype_cached(const struct sf_state *state, const struct sf_message *message);
+PyObject *sf_message_dtype_cached(const TopicObject *topic, const struct sf_message *message);
 /* Y1: do dtype and shape give the payload's length? */
 bool sf_shape_fits(PyObject *descr, const struct sf_message *message, const uint64_t *shape);
 /* Does `out` match? 0, or -1 with an exception. */
@@ -200,8 +209,7 @@ int sf_read_next(struct sf_state *state, TopicObject *self, const struct sf_requ
                  struct sf_taken *taken);
 /* Takes what is there now. 1 taken, 0 try again, -1 exception, or a status: of an empty ring
  * taken->seq says what to wait for. A message that is described impossibly is passed (Q1), if `pass`. */
-int sf_take(struct sf_state *state, TopicObject *self, const struct sf_request *request, bool pass,
-            struct sf_taken *taken);
+int sf_take(TopicObject *self, const struct sf_request *request, bool pass, struct sf_taken *taken);
 /* Attaches and joins, waiting for the topic and for the lock. 0 look again, 1 the deadline is over, -1
  * exception; *ready when the Topic may take. */
 int sf_get_ready(struct sf_state *state, TopicObject *self, const struct sf_deadline *deadline,
@@ -225,8 +233,7 @@ PyObject *sf_topic_next(PyObject *self);
 int sf_topic_open_reader(struct sf_state *state, TopicObject *self);
 
 /* stack.c: as sf_take, for request->stack messages that are alike. */
-int sf_take_stack(struct sf_state *state, TopicObject *self, const struct sf_request *request,
-                  struct sf_taken *taken);
+int sf_take_stack(TopicObject *self, const struct sf_request *request, struct sf_taken *taken);
 
 /* topic_batch.c */
 PyObject *sf_topic_write_many_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs,

@@ -59,4 +59,16 @@ sf_set_raised(PyObject *error)
 #endif
 }
 
+/* 1 and a new reference, 0 if there is none, -1 with an exception; *value is NULL then. */
+static inline int
+sf_dict_get(PyObject *dict, PyObject *key, PyObject **value)
+{
+#if PY_VERSION_HEX >= 0x030d0000
+    return PyDict_GetItemRef(dict, key, value);
+#else
+    *value = Py_XNewRef(PyDict_GetItemWithError(dict, key));
+    return *value ? 1 : PyErr_Occurred() ? -1 : 0;
+#endif
+}
+
 #endif

@@ -100,8 +100,7 @@ look_first(struct sf_attachment *att, uint64_t *from, struct kind *kind, uint64_
 }
 
 int
-sf_take_stack(struct sf_state *state, TopicObject *self, const struct sf_request *request,
-              struct sf_taken *taken)
+sf_take_stack(TopicObject *self, const struct sf_request *request, struct sf_taken *taken)
 {
     struct sf_attachment *att = self->t.att;
     struct kind kind = {.prefix = NULL};
@@ -110,7 +109,7 @@ sf_take_stack(struct sf_state *state, TopicObject *self, const struct sf_request
     sf_attachment_ref(att); /* the copy may let go of the GIL */
     int status = look_first(att, &from, &kind, &taken->seq);
     if (status == 1) {
-        descr = sf_message_dtype(state, &kind.first, kind.prefix, shape);
+        descr = sf_message_dtype(self, &kind.first, kind.prefix, shape);
         status = descr ? 1 : PyErr_Occurred() ? -1 : SF_BAD_MESSAGE;
     }
     if (status == SF_BAD_MESSAGE) {

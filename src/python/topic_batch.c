@@ -24,7 +24,7 @@ struct batch {
 
 /* The next items of the iterator, ready to be sent. -1 with an exception; what came before is kept. */
 static int
-collect(struct sf_state *state, PyObject *items, struct batch *batch)
+collect(TopicObject *self, PyObject *items, struct batch *batch)
 {
     batch->count = 0;
     while (batch->count < SF_BATCH) {
@@ -33,7 +33,7 @@ collect(struct sf_state *state, PyObject *items, struct batch *batch)
             return PyErr_Occurred() ? -1 : 0;
         }
         struct sf_source *source = &batch->sources[batch->count];
-        int status = sf_source_from(state, item, source);
+        int status = sf_source_from(self, item, source);
         Py_DECREF(item); /* the source keeps what it needs */
         if (status < 0) {
             return -1;
@@ -82,7 +82,7 @@ write_items(struct sf_state *state, TopicObject *self, PyObject *items,
     Py_ssize_t written = 0;
     int status, collected;
     do {
-        collected = collect(state, items, &batch);
+        collected = collect(self, items, &batch);
         PyObject *later = collected < 0 ? sf_get_raised() : NULL;
         status = send_all(state, self, &batch, deadline, seq, &written);
         for (int i = 0; i < batch.count; i++) {
@@ -172,7 +172,7 @@ take_more(struct sf_state *state, TopicObject *self, const struct sf_request *re
     int status = request->want_meta && !message ? -1 : 0;
     while (status == 0) {
         /* Another thread may have closed it, or moved it on, while a copy let go of the GIL. */
-        status = t->att && t->has_joined ? sf_take(state, self, request, false, &taken) : SF_EMPTY;
+        status = t->att && t->has_joined ? sf_take(self, request, false, &taken) : SF_EMPTY;
     }
     if (status == 1) {
         return wrap(message, &taken);

@@ -34,7 +34,7 @@ look_up(struct sf_state *state, TopicObject *self, uint64_t seq, bool copy, PyOb
     PyObject *message = sf_message_new(state);
     int status = message ? 0 : -1;
     while (status == 0) {
-        status = self->t.att ? sf_take(state, self, &request, false, &taken) : SF_NOT_RETAINED;
+        status = self->t.att ? sf_take(self, &request, false, &taken) : SF_NOT_RETAINED;
     }
     if (status == 1) {
         sf_message_fill(message, &taken);

@@ -40,17 +40,17 @@ commit(struct sf_attachment *att, const struct sf_request *request, uint64_t fro
 
 /* 1 taken, 0 try again, -1 exception. Pin path: the array lies in the ring. */
 static int
-take_view(struct sf_state *state, struct sf_attachment *att, const struct sf_request *request,
+take_view(TopicObject *self, struct sf_attachment *att, const struct sf_request *request,
           uint64_t from, const struct sf_message *m, struct sf_taken *taken)
 {
     /* After the pin nothing of the block can change: the prefix may be read in place. */
-    PyObject *view = sf_view_new(state, att, m->desc);
+    PyObject *view = sf_view_new(self->state, att, m->desc);
     if (!view) {
         return -1;
     }
     uint64_t shape[SF_MAX_DIMS];
     const char *prefix = sf_message_prefix(att, m);
-    PyObject *descr = sf_message_dtype(state, m, prefix, shape);
+    PyObject *descr = sf_message_dtype(self, m, prefix, shape);
     if (!descr) {
         Py_DECREF(view);
         return PyErr_Occurred() ? -1 : SF_BAD_MESSAGE;
@@ -92,7 +92,7 @@ copy_payload(struct sf_attachment *att, const struct sf_message *m, void *to)
 /* The same by the copy path. The block may be evicted under us; then it is tried again. Where it is
  * held and members of a group compete for it, the one that gets it is found before the copy. */
 static int
-take_copy(struct sf_state *state, struct sf_attachment *att, const struct sf_request *request,
+take_copy(TopicObject *self, struct sf_attachment *att, const struct sf_request *request,
           uint64_t from, const struct sf_message *m, bool pinned, struct sf_taken *taken)
 {
     bool first = pinned && att->group != 0;
@@ -111,7 +111,7 @@ take_copy(struct sf_state *state, struct sf_attachment *att, const struct sf_req
         }
     }
     int status = -1;
-    PyObject *descr = sf_message_dtype(state, m, prefix, shape);
+    PyObject *descr = sf_message_dtype(self, m, prefix, shape);
     if (!descr) {
         status = PyErr_Occurred() ? -1 : SF_BAD_MESSAGE;
         goto done;
@@ -149,13 +149,13 @@ done:
     return status;
 }
 
-/* The hot path of small messages: nothing here runs Python code or lets go of the GIL, so the
- * Topic cannot leave its attachment meanwhile. -2: not such a message, take the long way. */
+/* The hot path of small messages: nothing here runs Python code, waits for a lock of the
+ * interpreter's or lets go of the GIL, so the Topic cannot leave its attachment meanwhile. -2: not such a message, take the long way. */
 static int
-take_small(struct sf_state *state, struct sf_attachment *att, const struct sf_request *request,
+take_small(TopicObject *self, struct sf_attachment *att, const struct sf_request *request,
            uint64_t from, const struct sf_message *m, struct sf_taken *taken)
 {
-    PyObject *descr = sf_message_dtype_cached(state, m);
+    PyObject *descr = sf_message_dtype_cached(self, m);
     if (!descr || m->pinnable || m->prefix_len > 0 || m->payload_len > SF_SMALL_LEN ||
         request->out || !sf_shape_fits(descr, m, m->shape)) {
         return -2;
@@ -212,8 +212,7 @@ look_at(struct sf_attachment *att, uint64_t seq, uint64_t *from, struct sf_messa
 }
 
 int
-sf_take(struct sf_state *state, TopicObject *self, const struct sf_request *request, bool pass,
-        struct sf_taken *taken)
+sf_take(TopicObject *self, const struct sf_request *request, bool pass, struct sf_taken *taken)
 {
     struct sf_attachment *att = self->t.att;
     struct sf_message m;
@@ -228,7 +227,7 @@ sf_take(struct sf_state *state, TopicObject *self, const struct sf_request *requ
     if (status < 0) {
         return status;
     }
-    int small = take_small(state, att, request, from, &m, taken);
+    int small = take_small(self, att, request, from, &m, taken);
     if (small != -2) {
         self->copied += small == 1 && request->at == 0;
         describe_taken(taken, &m);
@@ -252,8 +251,8 @@ sf_take(struct sf_state *state, TopicObject *self, const struct sf_request *requ
         status = 1;
     }
     if (status == 1) {
-        status = copying ? take_copy(state, att, request, from, &m, pinned, taken)
-                         : take_view(state, att, request, from, &m, taken);
+        status = copying ? take_copy(self, att, request, from, &m, pinned, taken)
+                         : take_view(self, att, request, from, &m, taken);
         if (copying && pinned) {
             sf_unpin(att, m.desc);
         }
@@ -415,8 +414,8 @@ sf_read_next(struct sf_state *state, TopicObject *self, const struct sf_request 
         bool ready = t->att && t->has_joined;
         status = ready ? 0 : sf_get_ready(state, self, &request->deadline, &waiting_since, &ready);
         if (ready) {
-            status = request->stack != 0 ? sf_take_stack(state, self, request, taken)
-                                         : sf_take(state, self, request, true, taken);
+            status = request->stack != 0 ? sf_take_stack(self, request, taken)
+                                         : sf_take(self, request, true, taken);
             if (status == 1 || status == -1) {
                 return status;
             }

@@ -161,6 +161,7 @@ topic_dealloc(PyObject *op)
     if (self->weakrefs) {
         PyObject_ClearWeakRefs(op);
     }
+    sf_arrays_forget(&self->last);
     if (self->open) {
         sf_topic_fini(&self->t);
     }

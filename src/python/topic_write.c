@@ -381,7 +381,7 @@ sf_topic_write_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyO
         return NULL;
     }
     struct sf_source source;
-    if (sf_source_from(state, given[0], &source) < 0) {
+    if (sf_source_from(self, given[0], &source) < 0) {
         return NULL;
     }
     struct sf_deadline deadline = {.until_ns = UINT64_MAX};
@@ -409,7 +409,7 @@ sf_topic_loan_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
     }
     struct sf_source source;
     PyObject *descr = NULL;
-    if (sf_source_plan(state, given[0], given[1], &source, &descr) < 0) {
+    if (sf_source_plan(self, given[0], given[1], &source, &descr) < 0) {
         return NULL;
     }
     struct sf_deadline deadline = {.until_ns = UINT64_MAX};
