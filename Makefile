@@ -325,6 +325,12 @@ lint-c: $(VENV)/.stamp-venv
 	    echo '#include "core/shmflow.h"' | $(CXX) -std=c++11 $(header_check) -x c++ -; \
 	else $(call skip,the public header as C++ (no $(CXX))); fi
 	SHMFLOW_WERROR=1 $(BIN)/python setup.py -q build_ext --build-temp build/lint/py --build-lib build/lint/py
+	@for header in $(HOME)/.pyenv/versions/3.1[3-9].*/include/python3.1[3-9]/Python.h; do \
+	    test -e "$$header" || break; echo "== the extension without a GIL: $${header%/*}"; \
+	    $(CC) $(filter-out -Werror,$(strict)) -Werror -Isrc -fsyntax-only -DPy_GIL_DISABLED=1 \
+	        -isystem "$${header%/*}" -isystem "$$($(BIN)/python -c 'import numpy; print(numpy.get_include())')" \
+	        -DNPY_NO_DEPRECATED_API=NPY_1_25_API_VERSION -DNPY_TARGET_VERSION=NPY_1_25_API_VERSION \
+	        $(sort $(wildcard src/python/*.c)) || exit 1; break; done
 
 .PHONY: lint-rules
 lint-rules: $(VENV)/.stamp-lint $(VENV)/.stamp-installed

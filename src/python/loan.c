@@ -385,33 +385,51 @@ PyDoc_STRVAR(discard_doc,
              "Drop it: no message comes of it. Its memory is free again when its last\n"
              "array is gone. Never blocks; does nothing to a loan that has ended.");
 
+/* A loan is its Topic's. */
+#define TOPIC_OF(op) ((PyObject *)((LoanObject *)(op))->topic)
+SF_GUARD_FAST(loan_publish, TOPIC_OF(op));
+SF_GUARD_ARGS(loan_discard, TOPIC_OF(op));
+SF_GUARD_CALL(loan_array_method, TOPIC_OF(op));
+SF_GUARD_ARGS(loan_enter, TOPIC_OF(op));
+SF_GUARD_ARGS(loan_exit, TOPIC_OF(op));
+SF_GUARD_GET(loan_get_array, TOPIC_OF(op));
+SF_GUARD_GET(loan_get_seq, TOPIC_OF(op));
+SF_GUARD_GET(loan_get_in_ring, TOPIC_OF(op));
+SF_GUARD_BUFFER(loan_get_buffer, TOPIC_OF(op));
+
 static PyMethodDef loan_methods[] = {
-    {"publish", (PyCFunction)(void (*)(void))loan_publish, METH_FASTCALL | METH_KEYWORDS,
-     publish_doc},
-    {"discard", loan_discard, METH_NOARGS, discard_doc},
-    {"__array__", (PyCFunction)(void (*)(void))loan_array_method, METH_VARARGS | METH_KEYWORDS,
+    {"publish", (PyCFunction)(void (*)(void))SF_GUARDED(loan_publish),
+     METH_FASTCALL | METH_KEYWORDS, publish_doc},
+    {"discard", SF_GUARDED(loan_discard), METH_NOARGS, discard_doc},
+    {"__array__", (PyCFunction)(void (*)(void))SF_GUARDED(loan_array_method),
+     METH_VARARGS | METH_KEYWORDS,
      PyDoc_STR("__array__($self, /, *args, **kwargs)\n--\n\nThe array, for numpy.asarray().")},
-    {"__enter__", loan_enter, METH_NOARGS,
+    {"__enter__", SF_GUARDED(loan_enter), METH_NOARGS,
      PyDoc_STR("__enter__($self, /)\n--\n\nThe array to be filled.")},
-    {"__exit__", loan_exit, METH_VARARGS,
+    {"__exit__", SF_GUARDED(loan_exit), METH_VARARGS,
      PyDoc_STR("__exit__($self, /, *exc)\n--\n\nPublish, or discard after an exception.")},
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef loan_getset[] = {
-    {"array", loan_get_array, NULL, PyDoc_STR("The ndarray to be filled, while the loan is open."),
-     NULL},
-    {"seq", loan_get_seq, NULL, PyDoc_STR("The message's number once published, else None."), NULL},
-    {"in_ring", loan_get_in_ring, NULL,
+    {"array", SF_GUARDED(loan_get_array), NULL,
+     PyDoc_STR("The ndarray to be filled, while the loan is open."), NULL},
+    {"seq", SF_GUARDED(loan_get_seq), NULL,
+     PyDoc_STR("The message's number once published, else None."), NULL},
+    {"in_ring", SF_GUARDED(loan_get_in_ring), NULL,
      PyDoc_STR("True if the array lies in the ring, so that publish copies nothing."), NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyType_Slot loan_slots[] = {
-    {Py_tp_doc, (void *)loan_doc},      {Py_tp_dealloc, loan_dealloc},
-    {Py_tp_traverse, loan_traverse},    {Py_tp_clear, loan_clear},
-    {Py_tp_methods, loan_methods},      {Py_tp_getset, loan_getset},
-    {Py_bf_getbuffer, loan_get_buffer}, {0, NULL},
+    {Py_tp_doc, (void *)loan_doc},
+    {Py_tp_dealloc, loan_dealloc},
+    {Py_tp_traverse, loan_traverse},
+    {Py_tp_clear, loan_clear},
+    {Py_tp_methods, loan_methods},
+    {Py_tp_getset, loan_getset},
+    {Py_bf_getbuffer, SF_GUARDED(loan_get_buffer)},
+    {0, NULL},
 };
 
 PyType_Spec sf_loan_spec = {

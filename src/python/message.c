@@ -130,8 +130,11 @@ static PyMemberDef message_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
+/* The rest of it is constant. */
+SF_GUARD_GET(message_get_meta, op);
+
 static PyGetSetDef message_getset[] = {
-    {"meta", message_get_meta, NULL,
+    {"meta", SF_GUARDED(message_get_meta), NULL,
      PyDoc_STR("The mapping that its writer gave, parsed from JSON; {} if none."), NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

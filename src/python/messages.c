@@ -95,13 +95,16 @@ messages_dealloc(PyObject *op)
 
 PyDoc_STRVAR(messages_doc, "The iterator that Topic.messages() returns; gives Message objects.");
 
+/* What it has of its own is constant. */
+SF_GUARD_UNARY(messages_next, (PyObject *)((MessagesObject *)op)->topic);
+
 static PyType_Slot messages_slots[] = {
     {Py_tp_doc, (void *)messages_doc},
     {Py_tp_dealloc, messages_dealloc},
     {Py_tp_traverse, messages_traverse},
     {Py_tp_clear, messages_clear},
     {Py_tp_iter, PyObject_SelfIter},
-    {Py_tp_iternext, messages_next},
+    {Py_tp_iternext, SF_GUARDED(messages_next)},
     {0, NULL},
 };
 

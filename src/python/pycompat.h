@@ -1,6 +1,6 @@
 /* Python.h, and the differences between the versions of CPython that shmflow runs on.
  *
- * Owns:      every #if on PY_VERSION_HEX.
+ * Owns:      every #if on PY_VERSION_HEX; how methods are guarded where there is no GIL.
  * Does not:  wrap what is the same everywhere.
  *
  * Invariants
@@ -70,5 +70,55 @@ sf_dict_get(PyObject *dict, PyObject *key, PyObject **value)
     return *value ? 1 : PyErr_Occurred() ? -1 : 0;
 #endif
 }
+
+/* ---- guards ----
+ *
+ * Where there is no GIL (CPython 3.13t and later), a method runs in a critical section on the Topic
+ * (or Message) it belongs to: SF_GUARD_...(name, guard) makes name_guarded, in which `op` is the
+ * method's object and `guard` an expression for whom to lock; SF_GUARDED(name) is what goes into a
+ * type's tables. A critical section is let go of where a thread detaches (Py_BEGIN_ALLOW_THREADS,
+ * Python code that waits), and is had again after: exactly as the GIL elsewhere, where all of this
+ * is nothing. */
+#ifdef Py_GIL_DISABLED
+#define SF_GUARDED(name) name##_guarded
+#define SF_GUARD(result, name, parameters, arguments, guard)                                       \
+    static result name##_guarded parameters                                                        \
+    {                                                                                              \
+        result sf_result;                                                                          \
+        Py_BEGIN_CRITICAL_SECTION(guard);                                                          \
+        sf_result = name arguments;                                                                \
+        Py_END_CRITICAL_SECTION();                                                                 \
+        return sf_result;                                                                          \
+    }                                                                                              \
+    struct sf_guard
+#else
+#define SF_GUARDED(name) name
+#define SF_GUARD(result, name, parameters, arguments, guard) struct sf_guard
+#endif
+
+/* METH_FASTCALL | METH_KEYWORDS */
+#define SF_GUARD_FAST(name, guard)                                                                 \
+    SF_GUARD(PyObject *, name,                                                                     \
+             (PyObject * op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames),          \
+             (op, args, nargs, kwnames), guard)
+/* METH_NOARGS, METH_VARARGS */
+#define SF_GUARD_ARGS(name, guard)                                                                 \
+    SF_GUARD(PyObject *, name, (PyObject * op, PyObject * args), (op, args), guard)
+/* METH_VARARGS | METH_KEYWORDS */
+#define SF_GUARD_CALL(name, guard)                                                                 \
+    SF_GUARD(PyObject *, name, (PyObject * op, PyObject * args, PyObject * kwargs),                \
+             (op, args, kwargs), guard)
+/* tp_repr, tp_iter, tp_iternext */
+#define SF_GUARD_UNARY(name, guard) SF_GUARD(PyObject *, name, (PyObject * op), (op), guard)
+/* tp_init */
+#define SF_GUARD_INIT(name, guard)                                                                 \
+    SF_GUARD(int, name, (PyObject * op, PyObject * args, PyObject * kwargs), (op, args, kwargs),   \
+             guard)
+/* bf_getbuffer */
+#define SF_GUARD_BUFFER(name, guard)                                                               \
+    SF_GUARD(int, name, (PyObject * op, Py_buffer * buffer, int flags), (op, buffer, flags), guard)
+/* A PyGetSetDef's get. */
+#define SF_GUARD_GET(name, guard)                                                                  \
+    SF_GUARD(PyObject *, name, (PyObject * op, void *closure), (op, closure), guard)
 
 #endif

@@ -407,30 +407,41 @@ get_readers(PyObject *op, void *Py_UNUSED(closure))
     return count_role(op, SF_ROLE_READER);
 }
 
+/* name, mode and closed are constant, or one atomic word. */
+SF_GUARD_GET(get_ended, op);
+SF_GUARD_GET(get_generation, op);
+SF_GUARD_GET(get_fact, op);
+SF_GUARD_GET(get_lost, op);
+SF_GUARD_GET(get_writers, op);
+SF_GUARD_GET(get_readers, op);
+
 PyGetSetDef sf_topic_getset[] = {
     {"name", get_name, NULL, PyDoc_STR("The topic's name, as it was given."), NULL},
     {"mode", get_mode, NULL, PyDoc_STR("'rw', 'r', 'w' or 'monitor', as opened."), NULL},
     {"closed", get_closed, NULL, PyDoc_STR("True after close() of this Topic."), NULL},
-    {"ended", get_ended, NULL, PyDoc_STR("True if a participant has called shutdown()."), NULL},
-    {"generation", get_generation, NULL,
+    {"ended", SF_GUARDED(get_ended), NULL,
+     PyDoc_STR("True if a participant has called shutdown()."), NULL},
+    {"generation", SF_GUARDED(get_generation), NULL,
      PyDoc_STR("How many generations this Topic has been attached to; 0: none yet."), NULL},
-    {"capacity", get_fact, NULL,
+    {"capacity", SF_GUARDED(get_fact), NULL,
      PyDoc_STR("Bytes for messages; None while the topic does not exist."), (void *)CAPACITY},
-    {"depth", get_fact, NULL,
+    {"depth", SF_GUARDED(get_fact), NULL,
      PyDoc_STR("The most messages retained; None while the topic does not exist."), (void *)DEPTH},
-    {"max_message", get_fact, NULL,
+    {"max_message", SF_GUARDED(get_fact), NULL,
      PyDoc_STR("The largest payload in bytes; None while the topic does not exist."),
      (void *)MAX_MESSAGE},
-    {"head", get_fact, NULL,
+    {"head", SF_GUARDED(get_fact), NULL,
      PyDoc_STR("Number of the newest message; 0: none; None: no such topic yet."), (void *)HEAD},
-    {"tail", get_fact, NULL,
+    {"tail", SF_GUARDED(get_fact), NULL,
      PyDoc_STR("Number of the oldest message retained; head + 1 when there is none."),
      (void *)TAIL},
-    {"lost", get_lost, NULL,
+    {"lost", SF_GUARDED(get_lost), NULL,
      PyDoc_STR("Messages evicted before this Topic came to them, over all generations."), NULL},
-    {"skipped", get_lost, NULL,
+    {"skipped", SF_GUARDED(get_lost), NULL,
      PyDoc_STR("Messages passed over by latest=True, over all generations."), (void *)1},
-    {"writers", get_writers, NULL, PyDoc_STR("How many living participants have written."), NULL},
-    {"readers", get_readers, NULL, PyDoc_STR("How many living participants read."), NULL},
+    {"writers", SF_GUARDED(get_writers), NULL,
+     PyDoc_STR("How many living participants have written."), NULL},
+    {"readers", SF_GUARDED(get_readers), NULL, PyDoc_STR("How many living participants read."),
+     NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -56,11 +56,12 @@ topic_init(PyObject *op, PyObject *args, PyObject *kwargs)
     struct sf_options options;
     bool now;
     char unique[64];
-    if (self->open) {
-        PyErr_SetString(PyExc_TypeError, "a Topic is initialised once; open another one");
+    if (sf_parse_options(state, args, kwargs, &name, &name_len, &options, &now) < 0) {
         return -1;
     }
-    if (sf_parse_options(state, args, kwargs, &name, &name_len, &options, &now) < 0) {
+    /* After the parsing, which may run Python code: in another thread, maybe this very call. */
+    if (self->open) {
+        PyErr_SetString(PyExc_TypeError, "a Topic is initialised once; open another one");
         return -1;
     }
     if (!name) {
@@ -251,8 +252,28 @@ topic_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwa
     return (PyObject *)self;
 }
 
+SF_GUARD_FAST(sf_topic_write_method, op);
+SF_GUARD_FAST(sf_topic_loan_method, op);
+SF_GUARD_FAST(sf_topic_read_method, op);
+SF_GUARD_FAST(sf_topic_read_message_method, op);
+SF_GUARD_FAST(sf_topic_messages_method, op);
+SF_GUARD_ARGS(sf_topic_stats_method, op);
+SF_GUARD_ARGS(sf_topic_participants_method, op);
+SF_GUARD_FAST(sf_topic_shutdown_method, op);
+SF_GUARD_ARGS(topic_close, op);
+SF_GUARD_ARGS(topic_unlink, op);
+SF_GUARD_ARGS(sf_topic_last_method, op);
+SF_GUARD_ARGS(sf_topic_lock_holder_method, op);
+SF_GUARD_ARGS(topic_enter, op);
+SF_GUARD_ARGS(topic_exit, op);
+SF_GUARD_ARGS(topic_reduce, op);
+SF_GUARD_INIT(topic_init, op);
+SF_GUARD_UNARY(topic_repr, op);
+SF_GUARD_UNARY(topic_iter, op);
+SF_GUARD_UNARY(sf_topic_next, op);
+
 #define FAST (METH_FASTCALL | METH_KEYWORDS)
-#define CALL(function) (PyCFunction)(void (*)(void))(function)
+#define CALL(function) (PyCFunction)(void (*)(void)) SF_GUARDED(function)
 
 static PyMethodDef topic_methods[] = {
     {"write", CALL(sf_topic_write_method), FAST, write_doc},
@@ -266,16 +287,18 @@ static PyMethodDef topic_methods[] = {
     {"peek", CALL(sf_topic_peek_method), FAST, peek_doc},
     {"seek", CALL(sf_topic_seek_method), FAST, seek_doc},
     {"messages", CALL(sf_topic_messages_method), FAST, messages_doc},
-    {"stats", sf_topic_stats_method, METH_NOARGS, stats_doc},
-    {"participants", sf_topic_participants_method, METH_NOARGS, participants_doc},
+    {"stats", SF_GUARDED(sf_topic_stats_method), METH_NOARGS, stats_doc},
+    {"participants", SF_GUARDED(sf_topic_participants_method), METH_NOARGS, participants_doc},
     {"shutdown", CALL(sf_topic_shutdown_method), FAST, shutdown_doc},
-    {"close", topic_close, METH_NOARGS, close_doc},
-    {"unlink", topic_unlink, METH_NOARGS, unlink_doc},
-    {"_last", sf_topic_last_method, METH_NOARGS, NULL},
-    {"_lock_holder", sf_topic_lock_holder_method, METH_NOARGS, NULL},
-    {"__enter__", topic_enter, METH_NOARGS, PyDoc_STR("__enter__($self, /)\n--\n\nThis Topic.")},
-    {"__exit__", topic_exit, METH_VARARGS, PyDoc_STR("__exit__($self, /, *exc)\n--\n\nclose().")},
-    {"__reduce__", topic_reduce, METH_NOARGS, reduce_doc},
+    {"close", SF_GUARDED(topic_close), METH_NOARGS, close_doc},
+    {"unlink", SF_GUARDED(topic_unlink), METH_NOARGS, unlink_doc},
+    {"_last", SF_GUARDED(sf_topic_last_method), METH_NOARGS, NULL},
+    {"_lock_holder", SF_GUARDED(sf_topic_lock_holder_method), METH_NOARGS, NULL},
+    {"__enter__", SF_GUARDED(topic_enter), METH_NOARGS,
+     PyDoc_STR("__enter__($self, /)\n--\n\nThis Topic.")},
+    {"__exit__", SF_GUARDED(topic_exit), METH_VARARGS,
+     PyDoc_STR("__exit__($self, /, *exc)\n--\n\nclose().")},
+    {"__reduce__", SF_GUARDED(topic_reduce), METH_NOARGS, reduce_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -287,11 +310,11 @@ static PyMemberDef topic_members[] = {
 static PyType_Slot topic_slots[] = {
     {Py_tp_doc, (void *)topic_doc},
     {Py_tp_new, topic_new},
-    {Py_tp_init, topic_init},
+    {Py_tp_init, SF_GUARDED(topic_init)},
     {Py_tp_dealloc, topic_dealloc},
-    {Py_tp_repr, topic_repr},
-    {Py_tp_iter, topic_iter},
-    {Py_tp_iternext, sf_topic_next},
+    {Py_tp_repr, SF_GUARDED(topic_repr)},
+    {Py_tp_iter, SF_GUARDED(topic_iter)},
+    {Py_tp_iternext, SF_GUARDED(sf_topic_next)},
     {Py_tp_methods, topic_methods},
     {Py_tp_members, topic_members},
     {Py_tp_getset, sf_topic_getset},
