@@ -253,9 +253,15 @@ topic_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwa
 }
 
 SF_GUARD_FAST(sf_topic_write_method, op);
+SF_GUARD_FAST(sf_topic_write_many_method, op);
 SF_GUARD_FAST(sf_topic_loan_method, op);
 SF_GUARD_FAST(sf_topic_read_method, op);
 SF_GUARD_FAST(sf_topic_read_message_method, op);
+SF_GUARD_FAST(sf_topic_read_many_method, op);
+SF_GUARD_FAST(sf_topic_read_messages_method, op);
+SF_GUARD_FAST(sf_topic_snapshot_method, op);
+SF_GUARD_FAST(sf_topic_peek_method, op);
+SF_GUARD_FAST(sf_topic_seek_method, op);
 SF_GUARD_FAST(sf_topic_messages_method, op);
 SF_GUARD_ARGS(sf_topic_stats_method, op);
 SF_GUARD_ARGS(sf_topic_participants_method, op);
