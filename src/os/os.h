@@ -1,6 +1,6 @@
 /* The only system calls of shmflow, as thin functions that return >= 0 or -errno.
  *
- * Owns:      the calls themselves: files, memory, OFD locks, futexes, clocks, process facts.
+ * Owns:      the calls themselves: files, memory, OFD locks, futexes, clocks, process facts, eventfds.
  * Does not:  know the segment's layout, retry policies, or what a status means to a user.
  *
  * Invariants
@@ -107,6 +107,19 @@ uint64_t os_now_ns(void); /* CLOCK_MONOTONIC: deadlines, never shared */
 uint64_t os_realtime_ns(void); /* CLOCK_REALTIME: message stamps */
 int os_sleep_until(uint64_t until_ns); /* 0 or -EINTR */
 void os_yield(void);
+
+/* ---- eventfds and threads (event.c) ---- */
+
+/* A descriptor that is readable from os_event_set until os_event_clear. -EMFILE, -ENFILE, -ENOMEM. */
+int os_event_open(void);
+void os_event_set(int fd);
+void os_event_clear(int fd);
+/* Which eventfd of the kernel's it is, for a child that has to tell whether the number still means
+ * the one it inherited; negative where that cannot be told, or it is none. */
+int64_t os_event_id(int fd);
+/* Starts a thread named "shmflow" that receives no signals. -EAGAIN: the system has no more. */
+int os_thread_start(pthread_t *thread, void *(*run)(void *), void *context);
+void os_thread_join(pthread_t thread);
 
 /* ---- the process (process.c) ---- */
 

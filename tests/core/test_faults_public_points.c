@@ -1,9 +1,11 @@
-/* Forks, and the public C interface, while the calls they stand on fail.
+/* Forks, the public C interface and beacons, while the calls they stand on fail.
  *
- * Owns:      fork.c, capi.c.
+ * Owns:      fork.c, capi.c, beacon.c.
  * Does not:  look at what they are made of (the other test_faults_*).
  */
 #include "faults.h"
+
+#include "core/beacon.h"
 
 /* ---- fork ---- */
 
@@ -214,13 +216,38 @@ TEST(the_public_interface_fails_with_a_status_and_works_when_asked_again)
     }
 }
 
+/* ---- beacons ---- */
+
+/* What it makes it ends at once: the thread's own calls are few, and any of them may fail too. */
+static int
+make_beacon(struct scene *s)
+{
+    struct sf_beacon *beacon;
+    int status = sf_beacon_make(s->att->path, s->att, &beacon);
+    if (status == 0) {
+        struct sf_message message;
+        CHECK_EQ(take(s->att, &message), 0);
+        sf_beacon_settle(beacon, s->att);
+        sf_beacon_end(beacon);
+    }
+    return status;
+}
+
+TEST(a_beacon_that_cannot_be_made_leaves_nothing)
+{
+    explore(
+        &(struct op){"beacon", .set = set_peer_and_att, .run = make_beacon, .end = end_going_on});
+}
+
 /* ---- all of it ---- */
 
 TEST(every_call_of_these_operations_was_made_to_fail)
 {
     static const char *const calls[] = {
-        "open",   "close",  "fstat",   "lstat",    "linkat",     "unlink",          "mmap",
-        "mremap", "fcntl",  "madvise", "mprotect", "futex_wait", "clock_nanosleep", "malloc",
-        "calloc", "strdup", NULL};
+        "open",     "close",      "fstat",           "lstat",          "linkat",
+        "unlink",   "mmap",       "mremap",          "fcntl",          "madvise",
+        "mprotect", "futex_wait", "clock_nanosleep", "malloc",         "calloc",
+        "strdup",   "eventfd",    "write",           "pthread_create", "pthread_attr_init",
+        NULL};
     report(calls);
 }

@@ -1,0 +1,289 @@
+/* The beacon's two sides: a thread that lights it, and the reader that darkens it.
+ *
+ * Owns:      the eventfd, the waiting thread, a reference to the attachment that is watched.
+ * Does not:  read messages or move the cursor; wait longer than wait.c does.
+ *
+ * Why a thread. Event loops wait for descriptors; what wakes a reader is a futex, which is none,
+ * and an eventfd cannot be had by processes that only share a file. So one thread sleeps on the
+ * futex like any reader, and makes the eventfd readable. It costs nothing until it is asked for.
+ *
+ * Missing readability is a defect, readability without a reason is not: the next call that reads
+ * finds nothing and darkens. Hence the thread may light for what it saw a moment ago, and who
+ * darkens does so only after a look; what came between that look and the darkness is seen by the
+ * thread, which looks as soon as it is dark (the mutex orders the two).
+ *
+ * Invariants
+ *   B1  The thread lights, the reader darkens; both under the mutex, which is a leaf: nothing that
+ *       waits is called under it.
+ *   B2  Dark and open, the thread is awake or in a sleep that news, a recall or a slice ends.
+ *       Lit, it sleeps until it is dark.
+ *   B3  att is referenced once, by the beacon. If the reader leaves it while the thread uses it,
+ *       the reference becomes the thread's (`orphaned`).
+ *   B4  The thread uses the watched attachment and the path, nothing of the topic's object, and no
+ *       interpreter.
+ *   B5  A child has a copy of the descriptor and of this memory, and no thread: there nothing but
+ *       sf_beacon_end is called, which takes no lock (it may have been taken at the fork) and does
+ *       not touch the eventfd's count, which is the parent's as well.
+ *
+ * A crash here leaves: nothing.
+ */
+#include "core/beacon.h"
+
+#include <errno.h>
+
+#define SF_NAME_NAP_MIN_NS UINT64_C(2000000)
+#define SF_NAME_NAP_MAX_NS UINT64_C(50000000)
+#define SF_LONG_NS UINT64_C(3600000000000) /* the end of a sleep that nothing but a change ends */
+
+struct sf_beacon {
+    int fd;
+    int64_t fd_id;
+    uint32_t epoch; /* of the process that made it */
+    const char *path;
+    pthread_t thread;
+    pthread_mutex_t mutex;
+    /* Under the mutex. att is stored by the reader's side only, so that side may load it without. */
+    struct sf_attachment *att;
+    struct sf_attachment *in_use; /* by the thread, while the mutex is free */
+    bool orphaned; /* B3 */
+    bool ended;
+    /* Stored under the mutex; lit is also loaded without, as a hint. */
+    _Atomic uint32_t lit;
+    _Atomic uint32_t change; /* futex: counts what the thread has to look at */
+    _Atomic uint32_t recall; /* ends the thread's wait for a message (wait.c's `closed`) */
+    _Atomic uint64_t awaited; /* the cursor that the thread waits with */
+};
+
+static bool
+has_unread(struct sf_attachment *att)
+{
+    struct sf_header *h = att->ring.header;
+    /* H: ended before head, as in wait.c. The cursor is relaxed: an old one lights needlessly, and
+     * one that went back is found by settle. It may be shared with others, who read as well. */
+    return (sf_load_seq(&h->ended) & SF_ENDS) != 0 ||
+           sf_load_seq(&h->head) >= sf_load_relaxed(att->cursor);
+}
+
+static void
+light_locked(struct sf_beacon *b)
+{
+    /* Before the event: who was woken by it must not take us for dark and leave it set. Relaxed:
+     * the kernel's lock in the eventfd orders it, and the mutex what settle does then. */
+    sf_store_relaxed(&b->lit, 1);
+    os_event_set(b->fd);
+}
+
+/* ---- the thread ---- */
+
+/* Until there is something to read, a recall, or a slice is over. */
+static bool
+await_message(struct sf_beacon *b, struct sf_attachment *att)
+{
+    uint64_t cursor = sf_load_relaxed(att->cursor); /* as in has_unread */
+    /* Relaxed: settle compares it under the same order as the cursor, by one thread at a time; a
+     * comparison with an old one costs a slice. */
+    sf_store_relaxed(&b->awaited, cursor);
+    /* No spinning: who is waited for by an event loop has the loop's own latency before him. */
+    (void)sf_wait_message(att, cursor, UINT64_MAX, 0, &b->recall);
+    return has_unread(att);
+}
+
+/* Naps first and looks then: a name that cannot be attached to (its remover died half-way) must not
+ * make a loop out of its reader. */
+static bool
+await_name(struct sf_beacon *b, uint32_t change, uint64_t *nap_ns)
+{
+    struct os_file_info info;
+    (void)os_futex_wait(&b->change, change, os_now_ns() + *nap_ns);
+    *nap_ns = *nap_ns * 2 < SF_NAME_NAP_MAX_NS ? *nap_ns * 2 : SF_NAME_NAP_MAX_NS;
+    return os_path_info(b->path, &info) == 0;
+}
+
+static void *
+keep_watch(void *context)
+{
+    struct sf_beacon *b = context;
+    uint64_t nap_ns = SF_NAME_NAP_MIN_NS;
+    pthread_mutex_lock(&b->mutex);
+    while (!b->ended) {
+        /* Relaxed, all three: stored under the mutex. */
+        uint32_t change = sf_load_relaxed(&b->change);
+        bool lit = sf_load_relaxed(&b->lit) != 0;
+        sf_store_relaxed(&b->recall, 0);
+        struct sf_attachment *att = b->att, *left = NULL;
+        b->in_use = lit ? NULL : att;
+        pthread_mutex_unlock(&b->mutex);
+
+        bool found = false;
+        if (lit) {
+            (void)os_futex_wait(&b->change, change, os_now_ns() + SF_LONG_NS);
+        }
+        else if (att) {
+            nap_ns = SF_NAME_NAP_MIN_NS;
+            found = await_message(b, att);
+        }
+        else {
+            found = await_name(b, change, &nap_ns);
+        }
+
+        pthread_mutex_lock(&b->mutex);
+        if (b->orphaned) {
+            left = b->in_use;
+            b->orphaned = false;
+        }
+        b->in_use = NULL;
+        if (found && !b->ended && b->att == att) {
+            light_locked(b);
+        }
+        if (left) {
+            pthread_mutex_unlock(&b->mutex); /* B1: the last reference may remove a topic */
+            sf_attachment_unref(left);
+            pthread_mutex_lock(&b->mutex);
+        }
+    }
+    pthread_mutex_unlock(&b->mutex);
+    return NULL;
+}
+
+/* Gets the thread out of whatever it waits for. */
+static void
+recall_locked(struct sf_beacon *b)
+{
+    /* H: the thread's wait looks at it with the news, after the flag that the bell looks at. */
+    sf_store_seq(&b->recall, 1);
+    sf_add_seq32(&b->change, 1); /* before the wake: who loaded it earlier does not sleep */
+    (void)os_futex_wake(&b->change, 1);
+    if (b->in_use && !b->in_use->monitor) {
+        sf_bell_ring(&b->in_use->ring.header->bell);
+    }
+}
+
+/* ---- the reader's side ---- */
+
+int
+sf_beacon_make(const char *path, struct sf_attachment *att, struct sf_beacon **out)
+{
+    struct sf_beacon *b = os_alloc(sizeof *b);
+    if (!b) {
+        return -ENOMEM;
+    }
+    b->fd = os_event_open();
+    if (b->fd < 0) {
+        int status = b->fd;
+        os_free(b);
+        return status;
+    }
+    b->fd_id = os_event_id(b->fd);
+    b->epoch = sf_process_epoch();
+    b->path = path;
+    b->att = att;
+    if (att) {
+        sf_attachment_ref(att);
+    }
+    pthread_mutex_init(&b->mutex, NULL);
+    if (att && has_unread(att)) {
+        light_locked(b); /* nobody else knows it yet */
+    }
+    int status = os_thread_start(&b->thread, keep_watch, b);
+    if (status < 0) {
+        if (att) {
+            sf_attachment_unref(att); /* not the last one: the caller's is left */
+        }
+        pthread_mutex_destroy(&b->mutex);
+        (void)os_file_close(b->fd);
+        os_free(b);
+        return status;
+    }
+    *out = b;
+    return 0;
+}
+
+int
+sf_beacon_fd(const struct sf_beacon *beacon)
+{
+    return beacon->fd;
+}
+
+bool
+sf_beacon_is_mine(const struct sf_beacon *beacon)
+{
+    return beacon->epoch == sf_process_epoch();
+}
+
+static struct sf_attachment *
+exchange_locked(struct sf_beacon *b, struct sf_attachment *att)
+{
+    struct sf_attachment *old = b->att;
+    if (att) {
+        sf_attachment_ref(att);
+    }
+    b->att = att;
+    if (old && b->in_use == old && !b->orphaned) {
+        b->orphaned = true; /* B3 */
+        return NULL;
+    }
+    return old;
+}
+
+void
+sf_beacon_settle(struct sf_beacon *b, struct sf_attachment *att)
+{
+    bool unread = att && has_unread(att);
+    bool same = att == b->att;
+    /* Relaxed, both: hints. Lit is loaded again under the mutex; who overlooks it leaves a light
+     * without a reason. The cursor goes back only by a call of this reader, which ends here. */
+    bool lit = sf_load_relaxed(&b->lit) != 0;
+    bool went_back =
+        same && unread && !lit && sf_load_relaxed(att->cursor) < sf_load_relaxed(&b->awaited);
+    if (same && !went_back && (unread || !lit)) {
+        return;
+    }
+    struct sf_attachment *left = NULL;
+    pthread_mutex_lock(&b->mutex);
+    if (!same) {
+        left = exchange_locked(b, att);
+    }
+    if (!unread && sf_load_relaxed(&b->lit) != 0) { /* under the mutex */
+        os_event_clear(b->fd);
+        sf_store_relaxed(&b->lit, 0); /* as above */
+    }
+    recall_locked(b);
+    pthread_mutex_unlock(&b->mutex);
+    if (left) {
+        sf_attachment_unref(left);
+    }
+}
+
+/* B5. Closes nothing that has come to have the same number. */
+static void
+forget(struct sf_beacon *b)
+{
+    if (b->fd_id >= 0 && os_event_id(b->fd) == b->fd_id) {
+        (void)os_file_close(b->fd);
+    }
+    if (b->orphaned && b->in_use) {
+        sf_attachment_unref(b->in_use);
+    }
+}
+
+void
+sf_beacon_end(struct sf_beacon *b)
+{
+    if (sf_beacon_is_mine(b)) {
+        pthread_mutex_lock(&b->mutex);
+        b->ended = true;
+        recall_locked(b);
+        pthread_mutex_unlock(&b->mutex);
+        os_thread_join(b->thread);
+        pthread_mutex_destroy(&b->mutex);
+        os_event_set(b->fd); /* for copies of the descriptor: reading tells that it is closed */
+        (void)os_file_close(b->fd);
+    }
+    else {
+        forget(b);
+    }
+    if (b->att) {
+        sf_attachment_unref(b->att);
+    }
+    os_free(b);
+}
