@@ -34,6 +34,15 @@ HEADER_RUNGS = {
     "SF_BAD_MESSAGE": "a message in it is described in an impossible way",
 }
 
+NO_BEACON = {
+    -errno.EMFILE: "needs a descriptor, and this process has as many as it may have; close what is "
+    "not needed, or raise the limit: ulimit -n",
+    -errno.ENFILE: "needs a descriptor, and the system has no more; close what is not needed, or "
+    "raise fs.file-max",
+    -errno.EAGAIN: "needs a thread, and the system gives no more; end some, or raise the limit: "
+    "ulimit -u, pids.max of the cgroup",
+}
+
 
 def folder() -> str:
     """Where topics lie: $SHMFLOW_DIR or /dev/shm."""
@@ -318,6 +327,9 @@ def error(status: str, number: int, topic: Topic, details: dict[str, Any]) -> Ex
     if number in (-errno.ENOENT, -errno.ENOTDIR):
         text = f"the folder for topics, {folder()}, is not there (SHMFLOW_DIR)"
         return errors.TopicNotFound(errno.ENOENT, text, folder())
+    if details.get("call") == "fileno" and number in NO_BEACON:
+        text = f"fileno() of {quoted} {NO_BEACON[number]}"
+        return RuntimeError(text) if number == -errno.EAGAIN else OSError(-number, text, path)
     if -4096 < number < 0:
         return OSError(-number, f"{quoted}: {os.strerror(-number)}", path)
     return errors.Error(f"{quoted}: {status}")

@@ -195,6 +195,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->wire);
     Py_VISIT(state->texts);
     Py_VISIT(state->closed_error);
+    Py_VISIT(state->aio);
     Py_VISIT(state->dtypes.by_dtype);
     Py_VISIT(state->dtypes.by_wire);
     return 0;
@@ -214,6 +215,7 @@ module_clear(PyObject *module)
     Py_CLEAR(state->wire);
     Py_CLEAR(state->texts);
     Py_CLEAR(state->closed_error);
+    Py_CLEAR(state->aio);
     Py_CLEAR(state->dtypes.by_dtype);
     Py_CLEAR(state->dtypes.by_wire);
     return 0;

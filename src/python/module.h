@@ -16,6 +16,7 @@
 
 #include "python/pycompat.h"
 
+#include "core/beacon.h"
 #include "core/topic.h"
 
 /* What dtypes of constant meaning are, in each direction. The dicts are made with the module and
@@ -41,6 +42,7 @@ struct sf_state {
     PyObject *wire; /* shmflow._wire */
     PyObject *texts; /* shmflow._texts */
     PyObject *closed_error; /* shmflow.Closed */
+    PyObject *aio; /* shmflow._aio, once it is needed, or NULL */
     struct sf_dtype_cache dtypes;
 };
 
@@ -56,6 +58,7 @@ typedef struct {
     struct sf_last_dtypes last;
     uint64_t copied; /* messages that read() copied, over all generations */
     PyObject *weakrefs;
+    struct sf_beacon *beacon; /* fileno()'s, or NULL */
 } TopicObject;
 
 /* The base of every array that lies in the ring. Owns the block's pin, or a loan's claim. */
@@ -281,6 +284,17 @@ PyObject *sf_loan_new(struct sf_state *state, TopicObject *topic, struct sf_sour
 PyObject *sf_wait_function(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
                            PyObject *kwnames);
 extern const char sf_wait_doc[];
+/* topic_async.c */
+PyObject *sf_topic_fileno_method(PyObject *self, PyObject *unused);
+PyObject *sf_topic_read_async_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                                     PyObject *kwnames);
+PyObject *sf_topic_read_message_async_method(PyObject *self, PyObject *const *args,
+                                             Py_ssize_t nargs, PyObject *kwnames);
+PyObject *sf_topic_aiter(PyObject *self);
+/* The beacon learns where the reader stands: after whatever read, sought or attached. */
+void sf_settle(TopicObject *self);
+/* The descriptor goes; before the topic is closed. */
+void sf_drop_beacon(TopicObject *self);
 
 /* topic_facts.c */
 PyObject *sf_topic_stats_method(PyObject *self, PyObject *unused);

@@ -224,6 +224,9 @@ read_list(struct sf_state *state, TopicObject *self, const struct sf_request *re
         }
         one = count < limit ? take_more(state, self, request) : NULL;
     }
+    if (self->beacon) {
+        sf_settle(self);
+    }
     return list;
 }
 

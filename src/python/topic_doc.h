@@ -183,6 +183,44 @@ PyDoc_STRVAR(messages_doc, "messages($self, *, latest=False, copy=False, timeout
                            "no message comes for timeout seconds (None: waits for ever).");
 
 PyDoc_STRVAR(
+    fileno_doc,
+    "fileno($self, /)\n--\n\n"
+    "A descriptor (int) that is readable while something is unread, for event loops.\n"
+    "\n"
+    "For select, poll, selectors, loop.add_reader, zmq.Poller, Qt, GLib: whatever waits for\n"
+    "descriptors. Level-triggered: it is readable as long as read(timeout=0) would give a message\n"
+    "or raise Closed since the stream was shut down, and when a topic appears that was waited\n"
+    "for. Now and then it is readable although nothing came: then read(timeout=0) raises Empty "
+    "and\n"
+    "makes it quiet again. Do not read from, write to or close it.\n"
+    "\n"
+    "The same number until close(), which closes it; a forked child gets one of its own when it\n"
+    "asks. The first call starts a thread that sleeps until there is news (it never takes the GIL\n"
+    "and receives no signals); a Topic whose fileno() is never asked for has none. Never blocks.\n"
+    "Raises WrongMode for mode 'w', Closed, OSError (EMFILE) and RuntimeError when the process "
+    "may\n"
+    "have no more descriptors or threads, and what a read that attaches may raise.");
+
+PyDoc_STRVAR(
+    read_async_doc,
+    "read_async($self, timeout=None, *, latest=False, copy=False)\n--\n\n"
+    "read() for asyncio: await topic.read_async() gives the next message as an ndarray.\n"
+    "\n"
+    "The event loop goes on while it waits, for at most timeout seconds (None: for ever, 0: not "
+    "at\n"
+    "all), also for a topic that does not exist yet. The message is taken in the very moment in\n"
+    "which it is returned: a call that is cancelled or times out, at whatever point, has lost\n"
+    "nothing. Tasks that wait on one Topic are served in the order in which they came, each "
+    "message\n"
+    "goes to one. When messages are always there, one call in 32 lets the loop run first.\n"
+    "Raises Empty when the time is over, Closed when the stream was shut down and is drained or\n"
+    "this Topic was closed (also while it is awaited), and what read() and fileno() raise.");
+
+PyDoc_STRVAR(read_message_async_doc,
+             "read_message_async($self, timeout=None, *, latest=False, copy=False)\n--\n\n"
+             "Like read_async(), but gives a Message, as read_message() does.");
+
+PyDoc_STRVAR(
     stats_doc,
     "stats($self, /)\n--\n\n"
     "Counters of this Topic object: written, read, copied, pinned, lost, skipped, held_bytes, ...\n"

@@ -222,6 +222,9 @@ sf_topic_seek_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
         Py_END_ALLOW_THREADS
         sf_attachment_unref(att);
         if (status == 0) {
+            if (self->beacon) {
+                sf_settle(self);
+            }
             return PyLong_FromUnsignedLongLong(seq);
         }
         if (sf_check_in(state, self) < 0) {

@@ -417,7 +417,7 @@ sf_read_next(struct sf_state *state, TopicObject *self, const struct sf_request 
             status = request->stack != 0 ? sf_take_stack(self, request, taken)
                                          : sf_take(self, request, true, taken);
             if (status == 1 || status == -1) {
-                return status;
+                break;
             }
             if (status == SF_EMPTY) {
                 status = wait_for_message(state, self, &request->deadline, taken->seq);
@@ -431,9 +431,14 @@ sf_read_next(struct sf_state *state, TopicObject *self, const struct sf_request 
             }
         }
         if (status != 0) {
-            return status < 0 ? -1 : 0;
+            status = status < 0 ? -1 : 0;
+            break;
         }
     }
+    if (self->beacon) {
+        sf_settle(self);
+    }
+    return status;
 }
 
 int

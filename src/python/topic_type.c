@@ -103,6 +103,7 @@ topic_init(PyObject *op, PyObject *args, PyObject *kwargs)
 static PyObject *
 topic_close(PyObject *op, PyObject *Py_UNUSED(unused))
 {
+    sf_drop_beacon((TopicObject *)op);
     sf_topic_close(&((TopicObject *)op)->t);
     Py_RETURN_NONE;
 }
@@ -164,6 +165,7 @@ topic_dealloc(PyObject *op)
     }
     sf_arrays_forget(&self->last);
     if (self->open) {
+        sf_drop_beacon(self);
         sf_topic_fini(&self->t);
     }
     type->tp_free(op);
@@ -263,6 +265,9 @@ SF_GUARD_FAST(sf_topic_snapshot_method, op);
 SF_GUARD_FAST(sf_topic_peek_method, op);
 SF_GUARD_FAST(sf_topic_seek_method, op);
 SF_GUARD_FAST(sf_topic_messages_method, op);
+SF_GUARD_ARGS(sf_topic_fileno_method, op);
+SF_GUARD_FAST(sf_topic_read_async_method, op);
+SF_GUARD_FAST(sf_topic_read_message_async_method, op);
 SF_GUARD_ARGS(sf_topic_stats_method, op);
 SF_GUARD_ARGS(sf_topic_participants_method, op);
 SF_GUARD_FAST(sf_topic_shutdown_method, op);
@@ -276,6 +281,7 @@ SF_GUARD_ARGS(topic_reduce, op);
 SF_GUARD_INIT(topic_init, op);
 SF_GUARD_UNARY(topic_repr, op);
 SF_GUARD_UNARY(topic_iter, op);
+SF_GUARD_UNARY(sf_topic_aiter, op);
 SF_GUARD_UNARY(sf_topic_next, op);
 
 #define FAST (METH_FASTCALL | METH_KEYWORDS)
@@ -293,6 +299,9 @@ static PyMethodDef topic_methods[] = {
     {"peek", CALL(sf_topic_peek_method), FAST, peek_doc},
     {"seek", CALL(sf_topic_seek_method), FAST, seek_doc},
     {"messages", CALL(sf_topic_messages_method), FAST, messages_doc},
+    {"fileno", SF_GUARDED(sf_topic_fileno_method), METH_NOARGS, fileno_doc},
+    {"read_async", CALL(sf_topic_read_async_method), FAST, read_async_doc},
+    {"read_message_async", CALL(sf_topic_read_message_async_method), FAST, read_message_async_doc},
     {"stats", SF_GUARDED(sf_topic_stats_method), METH_NOARGS, stats_doc},
     {"participants", SF_GUARDED(sf_topic_participants_method), METH_NOARGS, participants_doc},
     {"shutdown", CALL(sf_topic_shutdown_method), FAST, shutdown_doc},
@@ -321,6 +330,7 @@ static PyType_Slot topic_slots[] = {
     {Py_tp_repr, SF_GUARDED(topic_repr)},
     {Py_tp_iter, SF_GUARDED(topic_iter)},
     {Py_tp_iternext, SF_GUARDED(sf_topic_next)},
+    {Py_am_aiter, SF_GUARDED(sf_topic_aiter)},
     {Py_tp_methods, topic_methods},
     {Py_tp_members, topic_members},
     {Py_tp_getset, sf_topic_getset},

@@ -13,6 +13,7 @@ np.empty(n).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import copy
 import ctypes
@@ -20,6 +21,7 @@ import gc
 import operator
 import os
 import pickle
+import select
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -82,6 +84,7 @@ class World:
         self.message = self.reader.read_message(0)
         self.packed = pickle.dumps(self.reader)
         self.loan = self.topic.loan(20_000)
+        self.loop = asyncio.new_event_loop()
         self.immortal = [
             *(None, True, False, ..., NotImplemented, (), "", b"", 0, 1),
             *(np.dtype(t) for t in ("u1", "f8", "i8")),
@@ -95,6 +98,7 @@ class World:
         ]
 
     def close(self) -> None:
+        self.loop.close()
         for topic in (self.reader, self.monitor, self.capped, self.absent):
             topic.close()
         for topic in (self.ended, self.topic):
@@ -206,6 +210,47 @@ def group(w: World) -> None:
         w.fails(shmflow.Empty, two.read, 0, copy=True)
         w.fails(shmflow.TopicMismatch, shmflow.Topic, w.name, "r", group="a", lossless=True)
         two.participants()
+
+
+def descriptor(w: World) -> None:
+    with shmflow.Topic(w.name, "r", start="new") as reader:
+        assert not select.select([reader], [], [], 0)[0]
+        w.topic.write(SMALL)
+        assert select.select([reader], [], [], 20)[0]
+        assert reader.read(0) is not None
+    w.fails(shmflow.WrongMode, shmflow.Topic(w.name, "w").fileno)
+    w.fails(shmflow.Closed, w.closed.fileno)
+    assert w.absent.fileno() == w.absent.fileno()
+
+
+def awaited(w: World, method: str) -> None:
+    async def wait(reader: shmflow.Topic) -> None:
+        call = getattr(reader, method)
+        w.topic.write(SMALL)
+        await call(latest=True)
+        w.loop.call_soon(w.topic.write, SMALL)
+        await call()
+        with contextlib.suppress(shmflow.Empty):
+            await call(0)
+        with contextlib.suppress(shmflow.Empty):
+            await call(0.0001)
+        task = w.loop.create_task(call())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+
+    with shmflow.Topic(w.name, "r") as reader:
+        w.loop.run_until_complete(wait(reader))
+        w.fails(ValueError, getattr(reader, method), -1)
+        w.fails(TypeError, getattr(reader, method), 0, nonsense=1)
+
+
+def async_iteration(w: World) -> None:
+    async def iterate() -> None:
+        with shmflow.Topic(w.ended.name, "r") as reader:
+            assert [len(array) async for array in reader] == [len(SMALL)]
+
+    w.loop.run_until_complete(iterate())
 
 
 BAD_DATA = [
@@ -471,6 +516,10 @@ CALLS: dict[str, Callable[[World], Any]] = {
         [getattr(topic, fact) for fact in dir(topic) if fact[0] != "_" and fact != "__doc__"]
         for topic in (w.topic, w.monitor, w.absent, w.closed, w.ended)
     ],
+    "fileno": descriptor,
+    "read_async": lambda w: awaited(w, "read_async"),
+    "read_message_async": lambda w: awaited(w, "read_message_async"),
+    "async iteration": async_iteration,
     "stats": lambda w: [t.stats() for t in (w.topic, w.monitor, w.absent, w.closed)],
     "participants": lambda w: [t.participants() for t in (w.topic, w.monitor, w.absent, w.closed)],
     "for texts": lambda w: [(t._last(), t._lock_holder()) for t in (w.topic, w.monitor, w.absent)],
