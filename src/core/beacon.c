@@ -13,8 +13,8 @@
  * thread, which looks as soon as it is dark (the mutex orders the two).
  *
  * Invariants
- *   B1  The thread lights, the reader darkens; both under the mutex, which is a leaf: nothing that
- *       waits is called under it.
+ *   B1  The thread lights; the reader darkens, and lights what it sees. All under the mutex, which
+ *       is a leaf: nothing that waits is called under it.
  *   B2  Dark and open, the thread is awake or in a sleep that news, a recall or a slice ends.
  *       Lit, it sleeps until it is dark.
  *   B3  att is referenced once, by the beacon. If the reader leaves it while the thread uses it,
@@ -51,7 +51,6 @@ struct sf_beacon {
     _Atomic uint32_t lit;
     _Atomic uint32_t change; /* futex: counts what the thread has to look at */
     _Atomic uint32_t recall; /* ends the thread's wait for a message (wait.c's `closed`) */
-    _Atomic uint64_t awaited; /* the cursor that the thread waits with */
 };
 
 static bool
@@ -59,7 +58,7 @@ has_unread(struct sf_attachment *att)
 {
     struct sf_header *h = att->ring.header;
     /* H: ended before head, as in wait.c. The cursor is relaxed: an old one lights needlessly, and
-     * one that went back is found by settle. It may be shared with others, who read as well. */
+     * for one that goes back the reader settles. It may be shared with others, who read as well. */
     return (sf_load_seq(&h->ended) & SF_ENDS) != 0 ||
            sf_load_seq(&h->head) >= sf_load_relaxed(att->cursor);
 }
@@ -79,12 +78,9 @@ light_locked(struct sf_beacon *b)
 static bool
 await_message(struct sf_beacon *b, struct sf_attachment *att)
 {
-    uint64_t cursor = sf_load_relaxed(att->cursor); /* as in has_unread */
-    /* Relaxed: settle compares it under the same order as the cursor, by one thread at a time; a
-     * comparison with an old one costs a slice. */
-    sf_store_relaxed(&b->awaited, cursor);
-    /* No spinning: who is waited for by an event loop has the loop's own latency before him. */
-    (void)sf_wait_message(att, cursor, UINT64_MAX, 0, &b->recall);
+    /* Relaxed: as in has_unread. No spinning: who is waited for by an event loop has the loop's own
+     * latency before him. */
+    (void)sf_wait_message(att, sf_load_relaxed(att->cursor), UINT64_MAX, 0, &b->recall);
     return has_unread(att);
 }
 
@@ -132,7 +128,7 @@ keep_watch(void *context)
             b->orphaned = false;
         }
         b->in_use = NULL;
-        if (found && !b->ended && b->att == att) {
+        if (found && b->att == att && sf_load_relaxed(&b->lit) == 0) { /* under the mutex */
             light_locked(b);
         }
         if (left) {
@@ -229,21 +225,22 @@ void
 sf_beacon_settle(struct sf_beacon *b, struct sf_attachment *att)
 {
     bool unread = att && has_unread(att);
-    bool same = att == b->att;
-    /* Relaxed, both: hints. Lit is loaded again under the mutex; who overlooks it leaves a light
-     * without a reason. The cursor goes back only by a call of this reader, which ends here. */
-    bool lit = sf_load_relaxed(&b->lit) != 0;
-    bool went_back =
-        same && unread && !lit && sf_load_relaxed(att->cursor) < sf_load_relaxed(&b->awaited);
-    if (same && !went_back && (unread || !lit)) {
+    /* Relaxed: a hint, loaded again under the mutex. Who takes a light for dark leaves it without a
+     * reason; who takes it for lit overlooked what the thread looks at now. */
+    if (att == b->att && unread == (sf_load_relaxed(&b->lit) != 0)) {
         return;
     }
     struct sf_attachment *left = NULL;
     pthread_mutex_lock(&b->mutex);
-    if (!same) {
+    if (att != b->att) {
         left = exchange_locked(b, att);
     }
-    if (!unread && sf_load_relaxed(&b->lit) != 0) { /* under the mutex */
+    bool lit = sf_load_relaxed(&b->lit) != 0; /* under the mutex */
+    if (unread && !lit) {
+        /* The thread may wait for later ones, where the cursor went back. */
+        light_locked(b);
+    }
+    else if (!unread && lit) {
         os_event_clear(b->fd);
         sf_store_relaxed(&b->lit, 0); /* as above */
     }

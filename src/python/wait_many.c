@@ -102,11 +102,11 @@ look_at(struct sf_state *state, TopicObject *self, struct sf_waited *one)
     uint64_t from;
     for (;;) {
         int status = sf_topic_enter(t); /* a warning's code may have closed it (N2) */
-        if (status == 0 && !(t->att && t->is_reader)) {
+        if (status == 0 && !(t->att && t->has_joined)) {
             status = sf_topic_to_read(t);
         }
         *one = (struct sf_waited){.path = t->path, .closed = &t->closed};
-        if (status == SF_NOT_FOUND) {
+        if (status == SF_NOT_FOUND || status == SF_BUSY) { /* the latter: it has yet to join */
             return 0;
         }
         if (status < 0) {
@@ -162,7 +162,13 @@ list_ready(const struct waiting *w, int found)
 
 /* ---- waiting ---- */
 
-/* A slice at most. */
+static void
+sleep_a_slice(const struct waiting *w, uint64_t until_ns)
+{
+    (void)sf_wait_any(w->waited, w->count,
+                      until_ns); /* all are looked at again, whatever it says */
+}
+
 static int
 sleep_for_all(struct waiting *w, uint64_t until_ns)
 {
@@ -171,8 +177,8 @@ sleep_for_all(struct waiting *w, uint64_t until_ns)
             sf_attachment_ref(w->waited[i].att);
         }
     }
-    Py_BEGIN_ALLOW_THREADS(void)
-    sf_wait_any(w->waited, w->count, until_ns);
+    Py_BEGIN_ALLOW_THREADS
+    sleep_a_slice(w, until_ns);
     Py_END_ALLOW_THREADS
     for (unsigned i = 0; i < w->count; i++) {
         if (w->waited[i].att) {

@@ -52,6 +52,12 @@ def test_looking_consumes_nothing_and_what_was_read_is_not_told_again(three: Top
     assert shmflow.wait(three, 0) == []
 
 
+def test_who_waits_is_a_reader_from_then_on(three: Topics) -> None:
+    assert [topic.readers for topic in three] == [0, 0, 0]
+    assert shmflow.wait(three[:2], 0) == []
+    assert [topic.readers for topic in three] == [1, 1, 0]
+
+
 def test_a_message_that_was_evicted_while_nothing_followed_is_not_told(topic_name: str) -> None:
     with shmflow.Topic(topic_name, capacity="64 KiB", max_message="64 KiB") as topic:
         topic.write(bytes(5000))

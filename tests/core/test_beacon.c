@@ -184,6 +184,7 @@ TEST(an_attachment_that_was_left_is_let_go_of)
 {
     struct sf_attachment *looker = create_and_subscribe("left", 1 << 16, 8);
     struct sf_attachment *att = attach("left", SF_AS_READER);
+    sf_subscribe(att, SF_NEW);
     struct sf_beacon *beacon = make("left", att);
     nap_ms(5); /* the thread sleeps on it */
     CHECK_EQ(sf_count_others(looker), 1);
@@ -193,6 +194,7 @@ TEST(an_attachment_that_was_left_is_let_go_of)
     CHECK(EVENTUALLY(sf_count_others(looker) == 0));
     for (int i = 0; i < 200; i++) {
         att = attach("left", i % 3 == 0 ? SF_AS_MONITOR : SF_AS_READER);
+        sf_subscribe(att, SF_NEW);
         sf_beacon_settle(beacon, att);
         sf_attachment_unref(att);
         sf_beacon_settle(beacon, i % 2 == 0 ? NULL : looker);
@@ -216,7 +218,7 @@ TEST(a_reader_that_goes_back_is_not_forgotten)
     nap_ms(5); /* it sleeps for message 3 */
     sf_resubscribe(att, 1);
     sf_beacon_settle(beacon, att);
-    CHECK(becomes_lit(sf_beacon_fd(beacon)));
+    CHECK(is_lit(sf_beacon_fd(beacon)));
     CHECK_EQ(take_and_settle(beacon, att), 0);
     CHECK(is_lit(sf_beacon_fd(beacon)));
     sf_beacon_end(beacon);
@@ -227,20 +229,26 @@ TEST(a_reader_that_goes_back_is_not_forgotten)
 TEST(its_end_lights_copies_of_the_descriptor_and_ends_the_thread)
 {
     struct sf_attachment *att = create_and_subscribe("end", 1 << 16, 8);
-    int threads = count_threads();
+    struct sf_attachment *monitor = attach("end", SF_AS_MONITOR);
+    sf_subscribe(monitor, SF_NEW);
+    int threads = count_threads(), slow = 0;
     for (int i = 0; i < 20; i++) {
         struct sf_beacon *beacon = make("end", i % 2 == 0 ? att : NULL);
         CHECK_EQ(count_threads(), threads + 1);
         int fd = sf_beacon_fd(beacon), copy = dup(fd);
-        sf_beacon_settle(beacon, att);
+        sf_beacon_settle(beacon, i % 3 == 0 ? monitor : att);
         CHECK(!is_lit(copy));
         nap_ms(i % 5);
+        uint64_t begin = os_now_ns();
         sf_beacon_end(beacon);
+        slow += os_now_ns() - begin > SF_SLICE_NS * 8 / 10;
         CHECK(EVENTUALLY(count_threads() == threads)); /* the kernel's list lags behind the join */
         CHECK_EQ(fcntl(fd, F_GETFD), -1);
         CHECK(is_lit(copy));
         close(copy);
     }
+    CHECK(slow <= 3); /* it was recalled, and not waited for to the end of its slice */
+    sf_attachment_unref(monitor);
     sf_attachment_unref(att);
     remove_topic("end");
 }

@@ -269,6 +269,102 @@ TEST(no_wake_is_lost_when_turns_spin_first)
     ping_pong(-1);
 }
 
+/* ---- many topics, one sleep ---- */
+
+enum { TOPICS = 3 };
+
+static const char *const names[TOPICS] = {"one", "two", "three"};
+
+struct many {
+    struct sf_attachment *att[TOPICS];
+    unsigned count;
+    int answer;
+    pthread_t thread;
+};
+
+static void *
+sleep_for_any(void *context)
+{
+    struct many *m = context;
+    struct sf_waited waited[TOPICS];
+    uint64_t until = SECONDS(20);
+    for (unsigned i = 0; i < m->count; i++) {
+        waited[i] = (struct sf_waited){
+            .att = m->att[i],
+            .seq = sf_load_seq(&m->att[i]->ring.header->head) + 1,
+        };
+    }
+    do {
+        m->answer = sf_wait_any(waited, m->count, until);
+    } while (m->answer == SF_EMPTY && os_now_ns() < until);
+    return NULL;
+}
+
+static void
+open_many(struct many *m, unsigned count)
+{
+    m->count = count;
+    for (unsigned i = 0; i < count; i++) {
+        m->att[i] = create_and_attach(names[i], 1 << 16, 4);
+    }
+}
+
+static void
+start_many(struct many *m)
+{
+    REQUIRE(pthread_create(&m->thread, NULL, sleep_for_any, m) == 0);
+    for (unsigned i = 0; i < m->count; i++) {
+        CHECK(EVENTUALLY(sf_load_seq(&m->att[i]->ring.header->bell.sleepers) != 0));
+    }
+    nap_ms(5);
+}
+
+static void
+close_many(struct many *m)
+{
+    for (unsigned i = 0; i < m->count; i++) {
+        sf_attachment_unref(m->att[i]);
+        remove_topic(names[i]);
+    }
+}
+
+TEST(who_sleeps_for_many_is_woken_by_each)
+{
+    struct many m;
+    open_many(&m, TOPICS);
+    for (unsigned turn = 0; turn < 4 * TOPICS; turn++) {
+        struct sf_attachment *att = m.att[turn % TOPICS];
+        start_many(&m);
+        CHECK(send_bytes(att, "x", 1, 1) > 0);
+        pthread_join(m.thread, NULL);
+        CHECK_EQ(m.answer, 0);
+        CHECK_EQ(sf_load_seq(&att->ring.header->bell.sleepers), 0);
+    }
+    close_many(&m);
+}
+
+TEST(a_signal_ends_a_sleep_for_many)
+{
+    struct sigaction action = {.sa_handler = do_nothing}, was;
+    sigaction(SIGUSR1, &action, &was);
+    for (unsigned count = 1; count <= TOPICS; count++) {
+        struct many m;
+        struct timespec at;
+        open_many(&m, count);
+        start_many(&m);
+        do { /* as above: until one hits */
+            pthread_kill(m.thread, SIGUSR1);
+            clock_gettime(CLOCK_REALTIME, &at);
+            at.tv_nsec += 20000000;
+            at.tv_sec += at.tv_nsec / 1000000000;
+            at.tv_nsec %= 1000000000;
+        } while (pthread_timedjoin_np(m.thread, NULL, &at) != 0);
+        CHECK_EQ(m.answer, SF_INTERRUPTED);
+        close_many(&m);
+    }
+    sigaction(SIGUSR1, &was, NULL);
+}
+
 /* ---- room ---- */
 
 struct claimer {

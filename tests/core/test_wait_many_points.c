@@ -3,6 +3,7 @@
  * Owns:      sf_point, which does something beside the sleeper at a chosen point of its way: after
  *            a store, before a call or after it. So each moment for news to come is tried, in one
  *            thread, and a wake that is lost shows as a slice that ends without a word.
+ * Does not:  use threads, which would race for the plan of faults (test_wait.c has those).
  */
 #include "scratch.h"
 
@@ -190,48 +191,11 @@ ring_for_old_news(unsigned which)
 
 TEST(a_ring_for_what_is_known_already_ends_the_sleep_all_the_same)
 {
-    try_each_moment(TOPICS, ring_for_old_news, true);
-}
-
-struct sleeper {
-    pthread_t thread;
-    int answer;
-};
-
-static void *
-sleep_for_news(void *context)
-{
-    struct sleeper *s = context;
-    uint64_t until = SECONDS(20);
-    do {
-        s->answer = sf_wait_any(set.waited, set.count, until);
-    } while (s->answer == SF_EMPTY && os_now_ns() < until);
-    return NULL;
-}
-
-static void
-start(struct sleeper *s)
-{
-    REQUIRE(pthread_create(&s->thread, NULL, sleep_for_news, s) == 0);
-    for (unsigned i = 0; i < set.count; i++) {
-        CHECK(EVENTUALLY(is_flagged(set.att[i])));
+    _Atomic uint32_t word = 1;
+    struct os_watched other = {&word, 2};
+    if (os_futex_wait_any(&other, 1, 0) == -EAGAIN) { /* else it naps, and needs no ring */
+        try_each_moment(TOPICS, ring_for_old_news, true);
     }
-    nap_ms(5);
-}
-
-TEST(a_sleeper_is_woken_by_each_of_them)
-{
-    open_topics(TOPICS);
-    for (unsigned turn = 0; turn < 4 * TOPICS; turn++) {
-        struct sleeper s;
-        wait_for_next();
-        start(&s);
-        send_one(turn % TOPICS);
-        pthread_join(s.thread, NULL);
-        CHECK_EQ(s.answer, 0);
-        CHECK(!is_flagged(set.att[turn % TOPICS]));
-    }
-    close_topics();
 }
 
 TEST(as_many_as_the_kernel_takes_may_be_waited_for_and_one_topic_twice)
@@ -279,35 +243,6 @@ TEST(a_name_that_went_without_a_word_is_found_out_at_the_end_of_a_slice)
     CHECK_EQ(sf_load_seq(&set.att[2]->ring.header->ended), SF_UNLINKED);
     CHECK_EQ(sf_load_seq(&set.att[1]->ring.header->ended), 0);
     close_topics();
-}
-
-static void
-ignore(int number)
-{
-    (void)number;
-}
-
-TEST(a_signal_ends_a_sleep)
-{
-    struct sigaction action = {.sa_handler = ignore}, was;
-    sigaction(SIGUSR1, &action, &was);
-    for (unsigned count = 1; count <= TOPICS; count++) {
-        struct sleeper s;
-        struct timespec at;
-        open_topics(count);
-        start(&s);
-        /* A signal that comes between two sleeps is missed: so until one hits. */
-        do {
-            pthread_kill(s.thread, SIGUSR1);
-            clock_gettime(CLOCK_REALTIME, &at);
-            at.tv_nsec += 20000000;
-            at.tv_sec += at.tv_nsec / 1000000000;
-            at.tv_nsec %= 1000000000;
-        } while (pthread_timedjoin_np(s.thread, NULL, &at) != 0);
-        CHECK_EQ(s.answer, SF_INTERRUPTED);
-        close_topics();
-    }
-    sigaction(SIGUSR1, &was, NULL);
 }
 
 /* ---- what cannot ring, and kernels that cannot watch several ---- */

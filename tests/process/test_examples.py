@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from family import until
 
 import shmflow
 
@@ -168,6 +169,17 @@ def test_two_cameras(spawn, topic_name, shm_dir):
         camera.finish(60)
     assert say(matcher) == "232 pairs; without a partner: 63 frames"
     assert not list(shm_dir.glob(f"*{topic_name}*"))
+
+
+def test_a_service_answers_while_it_works(spawn, tmp_path, topic_name):
+    example = EXAMPLES / "asyncio_service.py"
+    args = "--topic", topic_name
+    service = spawn(example, *args)
+    until((tmp_path / "service.sock").exists)
+    assert say(spawn(example, *args, "--ask")) == '{"images": 0, "mean": 0.0}'
+    source = spawn(example, *args, "--feed", 100)
+    source.finish(60)
+    assert say(service) == "100 images, their mean is 49.50"
 
 
 @pytest.mark.slow
