@@ -128,7 +128,7 @@ demo: $(VENV)/.stamp-demo $(VENV)/.stamp-installed
 ## test: everything: C tests, Python tests, models, aarch64, an sdist, the other Pythons
 .PHONY: test
 test:
-	$(call stages,test-c test-python model cross sdist test-pythons)
+	$(call stages,test-c test-python test-parallel model cross sdist test-pythons)
 
 ## test-quick: the C tests and the Python tests that are not slow
 .PHONY: test-quick
@@ -138,6 +138,14 @@ test-quick: test-c
 .PHONY: test-python
 test-python: $(VENV)/.stamp-test $(VENV)/.stamp-installed
 	$(PYTEST) -q -n 2 --dist loadfile --ignore=tests/lint $(ARGS)
+
+# Each test in four threads at a time, each thread with a topic of its own: what they share is the module.
+parallel := $(addprefix tests/api/test_,threads.py loan_shorter.py message.py)
+
+## test-parallel: tests that are run by four threads at a time
+.PHONY: test-parallel
+test-parallel: $(VENV)/.stamp-test $(VENV)/.stamp-installed
+	$(PYTEST) -q -p no:xdist --parallel-threads=4 $(parallel) $(ARGS)
 
 strict := -std=c11 -Wall -Wextra -Wconversion -Wshadow -Wmissing-prototypes -D_GNU_SOURCE -pthread \
     $(if $(SHMFLOW_WERROR),-Werror)

@@ -7,7 +7,10 @@ Does not own: children, names and leak checks (tests/conftest.py).
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
+import inspect
+import itertools
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -19,6 +22,34 @@ import pytest
 from needs import missing
 
 import shmflow
+
+# ---- the same test in several threads: make test-parallel ---------------------------------------
+
+_copies = itertools.count(1)
+
+
+@pytest.hookimpl(tryfirst=True)  # before the plugin, so that each of its threads comes through here
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """With --parallel-threads each thread has a topic and a name of its own: else they would read
+    each other's messages."""
+    if item.config.getoption("--parallel-threads", "1") in ("1", 1):
+        return
+    test = item.obj  # type: ignore[attr-defined]
+    names = set(inspect.signature(test).parameters)
+
+    @functools.wraps(test)
+    def in_each_thread(*args: Any, **kwargs: Any) -> None:
+        own = f"{kwargs.get('topic_name') or kwargs['topic'].name}.{next(_copies)}"
+        if "topic_name" in names:
+            kwargs["topic_name"] = own
+        if "topic" not in names:
+            return test(*args, **kwargs)
+        like = kwargs["topic"]
+        with shmflow.Topic(own, capacity=like.capacity, max_message=like.max_message) as topic:
+            test(*args, **kwargs | {"topic": topic})
+
+    if names & {"topic", "topic_name"}:
+        item.obj = in_each_thread  # type: ignore[attr-defined]
 
 
 @pytest.fixture(name="missing")
