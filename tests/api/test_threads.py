@@ -130,7 +130,9 @@ def test_each_message_is_written_once_and_read_by_one_thread(
     def write(topic: shmflow.Topic, which: int) -> list[int]:
         numbers = []
         for number in range(count):
-            array = np.zeros((8, 2), DTYPES[which]) if number % 3 else np.zeros(3000, DTYPES[which])
+            array = (
+                np.zeros((8, 2), DTYPES[which]) if number % 3 else np.zeros(20000, DTYPES[which])
+            )
             if number % 2:
                 loan = topic.loan(array.shape, array.dtype, meta={"number": number})
                 fill_in(loan.array, which, number)
@@ -158,7 +160,7 @@ def test_each_message_is_written_once_and_read_by_one_thread(
     with shmflow.Topic(topic_name, capacity="64 MiB", depth=4096) as topic:
         reading = [
             background(call, topic)
-            for call in (lambda t: [tell(a) for a in t], messages, copies, messages)
+            for call in (lambda t: [tell(a) for a in t], messages, copies, copies, copies)
         ]
         writing = [background(write, topic, which) for which in range(len(DTYPES))]
         numbers = [thread.outcome(60) for thread in writing]
