@@ -115,15 +115,30 @@ struct need {
     struct sf_claim *claim;
 };
 
+/* The same for a number: a broken tail is found here before any claim looks at it. */
+static int
+number_or_mend(struct sf_attachment *att)
+{
+    int status = sf_may_publish_locked(&att->ring);
+    if (status == SF_CORRUPT) {
+        status = sf_rebuild_locked(&att->ring);
+        if (status == 0) {
+            status = sf_may_publish_locked(&att->ring);
+        }
+        att->ring.corrupt |= status == SF_CORRUPT;
+    }
+    return status;
+}
+
 /* Under the lock: 0, SF_NO_ROOM, SF_LAGGING, SF_CORRUPT. */
 static int
 get_room(struct sf_attachment *att, const struct need *need, bool last)
 {
-    int status = need->number ? sf_may_publish_locked(&att->ring) : 0;
+    int status = need->number ? number_or_mend(att) : 0;
     if (status == 0 && need->len != 0) {
         status = claim_or_mend(att, need->len, last ? SF_LANE_NOW : need->lane, need->claim);
     }
-    return status == SF_CORRUPT && need->len == 0 ? 0 : status; /* publish mends */
+    return status;
 }
 
 /* Nobody can wait for himself: is the writing Topic the only one that has not read all? */
