@@ -158,6 +158,17 @@ lock_for_reader(struct sf_attachment *att, uint64_t until_ns)
     return status == SF_BUSY && until_ns != SF_TRY ? sf_lock_wait(att, until_ns) : status;
 }
 
+static int
+join(struct sf_attachment *att, const struct sf_joining *how, uint64_t until_ns)
+{
+    int status = lock_for_reader(att, until_ns);
+    if (status == 0) {
+        status = join_locked(att, how);
+        sf_unlock(att);
+    }
+    return status;
+}
+
 int
 sf_join(struct sf_attachment *att, const struct sf_joining *how, uint64_t until_ns)
 {
@@ -168,10 +179,10 @@ sf_join(struct sf_attachment *att, const struct sf_joining *how, uint64_t until_
     if (how->lossless && (att->ring.lay.flags & SF_NO_LOSSLESS) != 0) {
         return SF_NO_LOSSLESS_HERE;
     }
-    int status = lock_for_reader(att, until_ns);
-    if (status == 0) {
-        status = join_locked(att, how);
-        sf_unlock(att);
+    int status = join(att, how, until_ns);
+    /* The dead are members until they are cleaned, and have a policy: a refusal may be theirs. */
+    if ((status == SF_NO_GROUP || status == SF_GROUP_POLICY) && sf_clean_dead(att) > 0) {
+        status = join(att, how, until_ns);
     }
     return status;
 }
