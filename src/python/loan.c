@@ -15,6 +15,7 @@
  *   L4  A payload never moves under the arrays over it: where the message's description would need
  *       another prefix than the claim has, it is copied like private memory. A shorter one keeps its
  *       whole block, whose length, not the payload's, says whether it may be held (ring.c, space.c).
+ *   L5  A publish that raises has published nothing and leaves the loan open, with what was filled in.
  * A crash here leaves: a claim of a dead owner.
  */
 #include "python/module.h"
@@ -161,12 +162,46 @@ parse_shape(struct sf_state *state, LoanObject *loan, PyObject *shape, struct sf
     return status;
 }
 
+/* What the message will be; the prefix in the ring, which still is ours to write, says it too. */
+static void
+set_shape(LoanObject *loan, const struct sf_shorter *as, bool in_place)
+{
+    struct sf_out *out = &loan->source.out;
+    memcpy(loan->source.shape, as->shape, as->ndim * sizeof *as->shape);
+    out->ndim = as->ndim;
+    out->payload_len = as->payload_len;
+    ViewObject *view = (ViewObject *)loan->view;
+    if (view && in_place && sf_attachment_is_mine(view->att)) { /* a signal handler may fork */
+        void *at = sf_send_payload(view->att, out, &view->claim);
+        assert(at == sf_array_data(loan->array)); /* L4 */
+        (void)at;
+    }
+}
+
+/* 0, or -1 with an exception. */
+static int
+send(struct sf_state *state, LoanObject *loan, bool in_place, uint64_t *seq)
+{
+    struct sf_out *out = &loan->source.out;
+    int status = loan->view && in_place ? publish_in_place(state, loan, seq) : SF_GONE;
+    if (status == SF_GONE) {
+        /* Private memory, another prefix, or the generation was removed meanwhile: copy it like any
+         * array. */
+        out->data = sf_array_data(loan->array);
+        return sf_topic_send(state, loan->topic, &loan->source, &loan->deadline, seq);
+    }
+    if (status == SF_BUSY || status == SF_LAGGING || status == SF_OWN_LAG) {
+        return sf_raise_full(state, loan->topic, status, loan->deadline.seconds, out->payload_len);
+    }
+    return status == 0 || status == -1 ? status : sf_raise(state, loan->topic, status);
+}
+
 static int
 publish(struct sf_state *state, LoanObject *loan, PyObject *shape)
 {
     uint64_t seq = 0;
     bool in_place = true;
-    struct sf_shorter shorter;
+    struct sf_shorter whole = {.ndim = 0}, shorter;
     /* First, and then again: a shape's __index__ is anybody's code. */
     if ((shape && parse_shape(state, loan, shape, &shorter) < 0) || check_open(state, loan) < 0) {
         return -1;
@@ -175,44 +210,31 @@ publish(struct sf_state *state, LoanObject *loan, PyObject *shape)
     if (status < 0) {
         return sf_raise(state, loan->topic, status);
     }
-    /* From here it is published or discarded, and nobody else looks at it. */
+    /* From here on nobody else looks at it, until it has failed. */
+    loan->ended = true;
     if (shape) {
         struct sf_out *out = &loan->source.out;
+        whole.ndim = out->ndim;
+        whole.payload_len = out->payload_len;
+        memcpy(whole.shape, loan->source.shape, out->ndim * sizeof *whole.shape);
         in_place = keeps_its_place(out, shorter.ndim);
-        memcpy(loan->source.shape, shorter.shape, shorter.ndim * sizeof *shorter.shape);
-        out->ndim = shorter.ndim;
-        out->payload_len = shorter.payload_len;
-        if (loan->view && in_place) {
-            /* The shape may lie in the prefix, which still is ours to write. */
-            ViewObject *view = (ViewObject *)loan->view;
-            void *at = sf_send_payload(view->att, out, &view->claim);
-            assert(at == sf_array_data(loan->array)); /* L4 */
-            (void)at;
-        }
+        set_shape(loan, &shorter, in_place);
     }
     if (loan->deadline.seconds < 1e9) {
         loan->deadline.until_ns = os_now_ns() + (uint64_t)(loan->deadline.seconds * 1e9);
     }
-    loan->ended = true;
-    status = loan->view && in_place ? publish_in_place(state, loan, &seq) : SF_GONE;
-    if (status == SF_GONE) {
-        /* Private memory, another prefix, or the generation was removed meanwhile: copy it like any
-         * array. */
-        loan->source.out.data = sf_array_data(loan->array);
-        status = sf_topic_send(state, loan->topic, &loan->source, &loan->deadline, &seq);
-    }
-    else if (status == SF_BUSY) {
-        status = sf_raise_full(state, loan->topic, status, loan->deadline.seconds,
-                               loan->source.out.payload_len);
-    }
-    else if (status != 0 && status != -1) {
-        status = sf_raise(state, loan->topic, status);
+    if (send(state, loan, in_place, &seq) < 0) {
+        if (shape) {
+            set_shape(loan, &whole, in_place);
+        }
+        loan->ended = false; /* L5 */
+        return -1;
     }
     sf_array_freeze(loan->array);
     Py_CLEAR(loan->array);
     Py_CLEAR(loan->view);
     loan->seq = seq;
-    return status;
+    return 0;
 }
 
 /* Not while another thread publishes it, which has ended it before it waits: the claim is that
@@ -375,10 +397,10 @@ PyDoc_STRVAR(
     "room of its loan until it is evicted. It is copied only if the loan is private, or of a\n"
     "shape of more than 4 dimensions and shape is not, or the other way round.\n"
     "\n"
-    "The array turns read-only. Waits for the writer lock for at most the loan's timeout.\n"
-    "Raises ValueError when the loan has ended already, and, with TypeError for what is no\n"
-    "shape, when shape does not fit: then the loan stays open. Raises Full, Closed; a loan that\n"
-    "raised these is discarded.");
+    "The array turns read-only. Waits for the writer lock, and for lossless readers, for at most\n"
+    "the loan's timeout. Raises ValueError when the loan has ended already or shape does not fit,\n"
+    "TypeError for what is no shape, Full, Closed. After any of them but the first the loan is\n"
+    "still open, with what was filled in: publish() again, or discard().");
 
 PyDoc_STRVAR(discard_doc,
              "discard($self, /)\n--\n\n"

@@ -162,11 +162,11 @@ list_ready(const struct waiting *w, int found)
 
 /* ---- waiting ---- */
 
+/* At most; whatever the answer is, all are looked at again. */
 static void
 sleep_a_slice(const struct waiting *w, uint64_t until_ns)
 {
-    (void)sf_wait_any(w->waited, w->count,
-                      until_ns); /* all are looked at again, whatever it says */
+    (void)sf_wait_any(w->waited, w->count, until_ns);
 }
 
 static int

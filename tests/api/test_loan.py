@@ -263,3 +263,25 @@ def test_threads_fill_loans_side_by_side(topic_name: str, background: Any) -> No
             assert (array == len(array) - LARGE).all()
             del array
         writer.unlink()
+
+
+@pytest.mark.parametrize("size", [100, 20_000], ids=["private", "in the ring"])
+@pytest.mark.parametrize("shape", [None, 50])
+def test_a_loan_that_finds_no_place_stays_open(topic_name, size, shape):
+    with (
+        shmflow.Topic(topic_name, "w", depth=1, capacity="1 MiB") as writer,
+        shmflow.Topic(topic_name, "r", lossless=True) as reader,
+    ):
+        writer.write(b"first")
+        loan = writer.loan(size, timeout=0)
+        loan.array[:] = 7
+        for _ in range(2):
+            with pytest.raises(shmflow.Full, match="behind"):
+                loan.publish(shape)
+        assert loan.array.size == size and loan.array.flags.writeable
+        reader.read(0)
+        assert loan.publish() == 2
+        got = reader.read(0)
+        assert got.size == size and (got == 7).all()
+        del got
+        writer.unlink()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import traceback
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -208,6 +209,8 @@ def test_a_forked_child_of_a_lossless_reader_is_lossless_only_once_it_reads(
                 os.read(reading, 1)
                 assert [int(a) for a in reader.read_many(9, 20)] == [7, 8, 9, 0]
                 status = 0
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(status)
         os.close(reading)
