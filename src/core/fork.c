@@ -123,6 +123,11 @@ before_fork(void)
     for (struct sf_attachment *att = registry.first; att; att = att->next) {
         pthread_mutex_lock(&att->pins_mutex);
         att->copies_failed = false;
+        if (!att->monitor) {
+            /* Where the reader stands, for the child: by the time it runs the parent may have read
+             * on. Relaxed: topic.c attaches anew there. */
+            sf_store_relaxed(&att->monitor_cursor, sf_load_relaxed(att->cursor));
+        }
         if (att->held_blocks > 0) {
             keep_held(att);
         }
@@ -161,9 +166,7 @@ static void
 make_void(struct sf_attachment *att)
 {
     att->life = NULL; /* MADV_DONTFORK: there is nothing at that address here */
-    /* Where the reader stood goes on being known: topic.c attaches anew there. Ours, relaxed. */
-    sf_store_relaxed(&att->monitor_cursor, sf_load_relaxed(att->cursor));
-    att->cursor = &att->monitor_cursor;
+    att->cursor = &att->monitor_cursor; /* as it was before the fork */
     (void)os_map_void(att->control, att->control_len);
     if (att->arena_rw) {
         (void)os_map_void(att->arena_rw, att->arena_len);

@@ -333,3 +333,47 @@ TEST(a_fork_waits_for_no_thread_and_no_thread_hangs_for_a_fork)
     CHECK_EQ(family.att->held_blocks, 0);
     end_family(&family);
 }
+
+/* While it is set, a child waits for its word 0 before any handler of the core's runs in it. */
+static struct stage *delay;
+
+static void
+be_late(void)
+{
+    if (delay) {
+        wait_for(delay, 0);
+    }
+}
+
+/* Before the core registers its own: handlers of children run in that order. */
+__attribute__((constructor)) static void
+register_first(void)
+{
+    (void)pthread_atfork(NULL, NULL, be_late);
+}
+
+static void
+look_where_it_stands(void *context)
+{
+    struct family *family = context;
+    CHECK_EQ(sf_load_relaxed(family->att->cursor), 2); /* a private copy */
+    sf_attachment_unref(family->att);
+}
+
+TEST(a_child_stands_where_its_parent_stood_at_the_fork_not_where_it_has_gone_since)
+{
+    struct family family = {.stage = stage_make(), .name = "late"};
+    struct sf_message m;
+    family.att = create_and_attach(family.name, 1 << 18, 8);
+    send_letters(family.att, 4, 'a');
+    sf_subscribe(family.att, SF_OLDEST);
+    CHECK_EQ(take(family.att, &m), 0);
+    delay = family.stage;
+    pid_t pid = child(look_where_it_stands, &family);
+    delay = NULL;
+    CHECK_EQ(take(family.att, &m), 0);
+    CHECK_EQ(take(family.att, &m), 0);
+    sf_store_seq(&family.stage->word[0], 1);
+    CHECK_EQ(await(pid), 0);
+    end_family(&family);
+}
