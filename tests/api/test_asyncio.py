@@ -282,6 +282,26 @@ def test_tasks_that_wait_are_served_in_their_order(topic: shmflow.Topic, run: Ru
     run(main())
 
 
+def test_who_was_told_in_vain_stays_the_first(topic: shmflow.Topic) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        first = asyncio.create_task(topic.read_async())
+        second = asyncio.create_task(topic.read_async())
+        await turns()
+        port = aio._readers[topic].ports[loop]
+        queue = port.get_queue()
+        assert queue is not None and len(queue.waiters) == 2
+        aio._news(loop, port, queue)  # as if another process's reader had been quicker
+        await turns()
+        assert len(queue.waiters) == 2
+        topic.write(1)
+        assert await asyncio.wait_for(first, LONG) == 1
+        topic.write(2)
+        assert await asyncio.wait_for(second, LONG) == 2
+
+    asyncio.run(main())
+
+
 def test_each_message_goes_to_one_of_many_tasks(topic_name: str, run: Runner) -> None:
     count = 600
 
@@ -539,7 +559,7 @@ def test_a_child_that_runs_a_loop_of_its_own_leaves_its_parents_alone(
             def child(inherited):
                 # What waited here waits in the parent; destroyed here, it must not be ended there.
                 inherited._log_destroy_pending = False
-                del inherited
+                inherited.get_coro().close()
                 asyncio.events._set_running_loop(None)
                 gc.collect()
                 asyncio.run(in_the_child())

@@ -67,6 +67,11 @@ def test_what_was_written_before_makes_it_readable_at_once(topic: shmflow.Topic)
     topic.write(b"before")
     assert is_ready(topic)
     assert topic.fileno() == topic.fileno()
+    with shmflow.Topic(topic.name + "/late", "r") as reader:
+        with shmflow.Topic(topic.name + "/late", "w") as writer:
+            writer.write(b"after it was opened")
+        assert is_ready(reader)
+    shmflow.unlink(topic.name + "/late")
 
 
 @pytest.mark.parametrize(
@@ -423,10 +428,12 @@ def test_a_process_ends_as_usual_with_a_live_thread(
 def test_signals_are_for_pythons_threads(topic_name: str, run_python: Callable[..., Any]) -> None:
     run_python(
         """
-        import os, sys
+        import os, select, sys
         import shmflow
         topic = shmflow.Topic(sys.argv[1], temporary=True, capacity="1 MiB")
         topic.fileno()
+        topic.write(b"x")
+        assert select.select([topic], [], [], 20)[0]  # so it runs; before, the C library blocks all
         for task in os.listdir("/proc/self/task"):
             with open(f"/proc/self/task/{task}/status") as file:
                 status = dict(line.split(":", 1) for line in file)
