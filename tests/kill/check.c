@@ -68,11 +68,120 @@ check_count(const struct scene *s, uint64_t seq)
     uint64_t others = seq - s->survivor_count, least = 0, most = 0;
     for (int i = 0; i < NOTES; i++) {
         least += (uint64_t)notes[i].published;
-        most += (uint64_t)notes[i].published + (notes[i].hit != 0);
+        int unsaid = i == NOTE_VICTIM && (s->op->flags & BATCH) != 0 ? s->op->messages : 1;
+        most += (uint64_t)(notes[i].published + (notes[i].hit != 0 ? unsaid : 0));
     }
     most += (s->op->flags & FORKS) != 0; /* its child's */
     MUST(others >= least && others <= most, "%llu messages of the dead, not %llu to %llu",
          (unsigned long long)others, (unsigned long long)least, (unsigned long long)most);
+}
+
+/* One writer's messages are numbered in the order in which it wrote them. */
+static void
+check_order(const struct scene *s)
+{
+    uint64_t last[AUTHORS] = {0};
+    for (uint64_t seq = 1; seq < MAX_SEQ; seq++) {
+        uint64_t author = s->known[seq][0], serial = s->known[seq][1] + 1;
+        if (author == VICTIM || author == RECOVERER || author == HELPER) {
+            MUST(serial > last[author], "message %llu came late", (unsigned long long)seq);
+            last[author] = serial;
+        }
+    }
+}
+
+/* ---- lossless readers and groups ---- */
+
+/* No floor above what a living lossless reader has yet to read, and nothing of that is gone; but
+ * what was while its group had no member. */
+static void
+check_floor(const struct scene *s, bool is_whole)
+{
+    struct sf_ring *ring = &s->writer.att->ring;
+    /* Seq_cst: nobody else is there, but for those who are frozen. */
+    uint64_t lowest = sf_floor_without(ring, SF_NIL);
+    uint64_t floor = sf_load_seq(&ring->header->floor_seq);
+    uint64_t tail = sf_load_seq(&ring->header->tail);
+    MUST(floor <= lowest, "%llu > %llu", (unsigned long long)floor, (unsigned long long)lowest);
+    MUST(tail <= lowest || !is_whole, "%llu > %llu", (unsigned long long)tail,
+         (unsigned long long)lowest);
+}
+
+/* Each message of the group was taken by one at most, and one at most was lost with each death. */
+static void
+check_team(const struct scene *s)
+{
+    uint64_t head = sf_load_seq(&s->writer.att->ring.header->head); /* nobody writes now */
+    uint64_t deaths = 0, missing = 0;
+    for (int i = 0; i < NOTES; i++) {
+        deaths += notes[i].hit != 0;
+    }
+    for (uint64_t seq = s->team_from; seq <= head; seq++) {
+        int times = s->took[seq];
+        for (int i = 0; i < NOTES; i++) {
+            times += notes[i].took[seq];
+        }
+        MUST(times <= 1, "message %llu was taken twice", (unsigned long long)seq);
+        missing += times == 0;
+    }
+    MUST((s->op->flags & LOSSY) != 0 || missing <= deaths, "%llu messages were taken by nobody",
+         (unsigned long long)missing);
+}
+
+/* A member of a group, or a lossless reader, can come and go, whatever was there before. */
+static void
+check_joining(struct scene *s, const char *group)
+{
+    struct party p = {.author = SURVIVOR};
+    struct sf_joining how = {.group = group, .start = SF_NEW, .lossless = true};
+    int status = sf_attach(s->path, SF_AS_WRITER, &p.att);
+    MUST(status == 0, "%s", sf_status_text(status));
+    how.lossless = !group || (s->op->flags & LOSSY) == 0;
+    status = sf_join(p.att, &how, os_now_ns() + PATIENCE_NS);
+    MUST(status == 0, "joining: %s", sf_status_text(status));
+    check_floor(s, !group || (s->op->flags & GROUP) != 0);
+    must_put(s, SMALL);
+    struct sf_message m;
+    uint64_t from;
+    status = sf_take_look(p.att, false, &from, &m);
+    MUST(status == 0, "a new reader: %s", sf_status_text(status));
+    judge(s, m.seq, sf_message_payload(p.att, &m), m.payload_len);
+    MUST(sf_take_commit(p.att, from, &m), "nobody else takes");
+    if (group) { /* as if the survivor had */
+        s->took[m.seq] = 1;
+    }
+    sf_unjoin(p.att);
+    sf_attachment_unref(p.att);
+}
+
+/* The dead have been cleaned: the floor is what the survivors have yet to read, exactly. */
+static void
+check_policies(struct scene *s)
+{
+    struct sf_attachment *att = s->writer.att;
+    struct sf_ring *ring = &att->ring;
+    for (uint32_t slot = (uint32_t)s->living; slot < ring->lay.max_participants; slot++) {
+        /* Seq_cst: nobody else is there. */
+        MUST(sf_load_seq(&ring->slots[slot].policy) == 0, "slot %u", slot);
+        MUST(sf_load_seq(&ring->slots[slot].group) == 0, "slot %u", slot); /* as above */
+    }
+    if ((s->op->flags & (LAGS | LOSSLESS | GROUP)) == 0) {
+        return;
+    }
+    check_joining(s, NULL);
+    check_joining(s, (s->op->flags & GROUP) != 0 ? TEAM : "others");
+    drain(s);
+    if ((s->op->flags & GROUP) != 0) {
+        check_team(s);
+    }
+    uint64_t next = sf_load_seq(&ring->header->head) + 1; /* nobody writes now */
+    bool lossless = (s->op->flags & LOSSLESS) != 0 || (s->op->flags & (GROUP | LOSSY)) == GROUP;
+    int status = sf_lock_wait(att, os_now_ns() + PATIENCE_NS);
+    MUST(status == 0, "%s", sf_status_text(status));
+    (void)sf_raise_floor_locked(ring);
+    uint64_t floor = sf_load_relaxed(&ring->header->floor_seq); /* under the lock */
+    MUST(floor == (lossless ? next : UINT64_MAX), "%llu", (unsigned long long)floor);
+    sf_unlock(att);
 }
 
 /* A death costs one call's message: nothing like a history. Each of these acts evicts less. */
@@ -273,16 +382,19 @@ check_going_on(struct scene *s)
     check_retained(s);
     must_put(s, LARGE);
     must_put(s, HUGE);
-    take_all(s, &s->reader);
+    drain(s);
+    check_floor(s, true);
     /* Both are the supervisor's own by now. */
     MUST(sf_load_relaxed(s->reader.att->cursor) ==
              sf_load_relaxed(&s->reader.att->ring.header->head) + 1,
          "the reader stands still");
     check_history(s);
+    check_order(s);
     if (s->op->settle) {
         s->op->settle(s);
     }
     check_leaks(s);
+    check_policies(s);
     check_held(&s->reader, "the reader");
     let_go(&s->reader);
     check_all_is_free(s);
@@ -304,7 +416,7 @@ check_after_death(struct scene *s)
         return;
     }
     check_held(&s->reader, "the reader");
-    take_all(s, &s->reader); /* readers need nobody */
+    drain(s); /* readers need nobody */
     if ((s->op->flags & MAY_END) != 0 && !is_usable(s)) {
         check_ended(s);
     }
@@ -326,11 +438,12 @@ check_while_stopped(struct scene *s)
     bool locked = word != 0;
     MUST(!locked || sf_owner_slot(word) == slot, "%x", word);
     check_held(&s->reader, "the reader");
-    take_all(s, &s->reader);
+    drain(s);
     for (int i = 0; i < 2; i++) {
         int status = put(s, &s->writer, i == 0 ? SMALL : LARGE, os_now_ns() + 2 * MS);
         bool lane = (s->op->flags & MAIN_HELD) != 0 && status == SF_NO_ROOM;
-        MUST(status == (locked ? SF_BUSY : 0) || lane, "beside a frozen one: %s",
+        bool lags = (s->op->flags & LAGS) != 0 && !locked && status == SF_LAGGING;
+        MUST(status == (locked ? SF_BUSY : 0) || lane || lags, "beside a frozen one: %s",
              sf_status_text(status));
     }
     sf_leave_queue(s->writer.att);
@@ -338,6 +451,9 @@ check_while_stopped(struct scene *s)
     MUST(sf_load_seq(&ring->slots[slot].gen) == gen, "slot %u", slot); /* as above */
     MUST(sf_load_seq(&ring->slots[slot].state) == SF_SLOT_TAKEN, "slot %u", slot);
     MUST((sf_load_seq(&ring->header->lock) & ~SF_WAITERS) == (word & ~SF_WAITERS), "the lock");
-    take_all(s, &s->reader);
+    drain(s);
     check_held(&s->reader, "the reader");
+    if (!locked) {
+        check_floor(s, true); /* what a frozen lossless reader has yet to read is there too */
+    }
 }

@@ -7,7 +7,7 @@
  *   scene.c    a small topic with survivors; what they write, read and hold
  *   check.c    what must be true after a death
  *   residue.c  which deaths leave the same
- *   flow_ops.c, wait_ops.c, life_ops.c    the operations
+ *   flow_ops.c, wait_ops.c, life_ops.c, policy_ops.c    the operations
  * Does not:  know how the core does anything: it uses its functions, and looks at its tables.
  *
  * Invariants
@@ -34,7 +34,7 @@ enum {
     HUGE = 20032,
     MAX_SEQ = 512,
     MAX_HELD = 32,
-    MAX_OPS = 64,
+    MAX_OPS = 96,
     MAX_SAMPLES = 8192,
     MAX_RESIDUES = 4096,
     MAX_JOBS = 16,
@@ -43,6 +43,7 @@ enum {
 
 #define PATIENCE_NS UINT64_C(5000000000) /* a net against hanging, and the only one */
 #define MS UINT64_C(1000000)
+#define TEAM "team" /* the group of scenes that have one */
 
 /* Who wrote a message. Only those above SURVIVOR may die. */
 enum author { NOBODY, SURVIVOR, VICTIM, RECOVERER, HELPER, CHILD, AUTHORS };
@@ -56,6 +57,7 @@ struct note {
     volatile int locked;     /* with the writer lock in its hands */
     volatile int attached;   /* its slot + 1 */
     volatile int published;  /* messages whose writing was over */
+    volatile unsigned char took[MAX_SEQ]; /* 1: it has taken this one, and knows it */
     volatile int done, status;
     _Atomic uint32_t ready, go; /* of a recoverer that is there before the first death */
 };
@@ -81,6 +83,9 @@ struct scene {
     long nth;
     char name[16], path[160];
     struct party writer, reader, watcher, filler; /* survivors; the filler is some scenes' only */
+    struct party member; /* a survivor in the group, of scenes that have one */
+    uint64_t team_from;  /* the group's cursor when the victim came */
+    unsigned char took[MAX_SEQ]; /* by the member */
     struct party self;                            /* in a forked process: itself */
     struct shmflow_topic *capi;                   /* a victim's */
     struct sf_topic topic;                        /* a victim's */
@@ -108,6 +113,11 @@ enum {
     READS = 256,    /* the victim subscribes at the newest message */
     MAY_END = 512,  /* the topic may have ended, or be another */
     IDLE = 1024,    /* nobody is attached but the monitor */
+    LAGS = 2048,    /* the victim is lossless, or may be: writers wait for it while it lives */
+    LOSSLESS = 4096, /* the survivors' reader is lossless */
+    GROUP = 8192,   /* a survivor is a member of a group, as is whoever recovers */
+    LOSSY = 16384,  /* ... which is not lossless */
+    BATCH = 32768,  /* a death may leave several messages of one call */
 };
 
 struct op {
@@ -123,7 +133,7 @@ struct op {
     void (*settle)(struct scene *);     /* supervisor, after the first writes */
 };
 
-extern const struct op flow_ops[], wait_ops[], life_ops[]; /* each ends with a NULL name */
+extern const struct op flow_ops[], wait_ops[], life_ops[], policy_ops[]; /* NULL names end them */
 
 /* ---- run.c ---- */
 
@@ -161,9 +171,13 @@ int attach_self(struct scene *s, enum sf_attach_as as);
 int put(struct scene *s, struct party *p, uint64_t len, uint64_t until_ns);
 int publish_claim(struct scene *s, struct party *p, uint64_t len, uint64_t until_ns);
 void fill_claim(struct party *p, void *at, uint64_t len);
+/* As a member of the group of scenes that have one. */
+int join_team(struct scene *s, struct party *p);
 /* The next message, checked; held if asked for and possible. 1 taken, else a status. */
 int take(struct scene *s, struct party *p, bool hold);
 void take_all(struct scene *s, struct party *p);
+/* ... of all survivors that writers wait for. */
+void drain(struct scene *s);
 /* A survivor's: it must succeed. Returns its number. */
 uint64_t must_put(struct scene *s, uint64_t len);
 void judge(struct scene *s, uint64_t seq, const void *data, uint64_t len);

@@ -333,6 +333,7 @@ main(int argc, char **argv)
     gather(flow_ops);
     gather(wait_ops);
     gather(life_ops);
+    gather(policy_ops);
     if (options.list) {
         for (int i = 0; i < op_count; i++) {
             printf("%s\n", ops[i]->name);

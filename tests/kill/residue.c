@@ -45,6 +45,7 @@ mix_tables(uint64_t hash, const struct sf_layout *lay, const char *base)
         hash = MIX_UNTIL(hash, &ring.descs[desc], struct sf_desc, stamp_ns);
         hash = MIX_REST(hash, &ring.descs[desc], struct sf_desc, meta_len);
     }
+    hash = mix(hash, base + lay->groups_off, SF_GROUPS * sizeof(struct sf_group));
     hash = mix(hash, base + lay->index_off, lay->index_len * sizeof(uint32_t));
     return mix(hash, base + lay->links_off, lay->desc_len * sizeof(struct sf_link));
 }

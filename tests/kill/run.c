@@ -65,6 +65,7 @@ become(enum author author)
         (void)signal(number, SIG_DFL);
     }
     scene.writer.att = scene.reader.att = scene.watcher.att = scene.filler.att = NULL;
+    scene.member.att = NULL;
     memset(&scene.self, 0, sizeof scene.self);
     scene.self.author = author;
 }
@@ -152,7 +153,7 @@ recover(void)
     int status;
     do {
         status = put(&scene, self, SMALL, os_now_ns() + MS);
-    } while (status == SF_BUSY && os_now_ns() < until_ns);
+    } while ((status == SF_BUSY || status == SF_LAGGING) && os_now_ns() < until_ns);
     if (status == SF_ENDED || status == SF_GONE) {
         return 0;
     }
@@ -161,7 +162,8 @@ recover(void)
         status = put(&scene, self, LARGE, os_now_ns() + MS);
         sf_leave_queue(self->att);
     }
-    int got = take(&scene, self, true);
+    int joined = (scene.op->flags & GROUP) != 0 ? join_team(&scene, self) : 0;
+    int got = joined < 0 ? joined : take(&scene, self, true);
     let_go(self);
     return got < 0 && got != SF_EMPTY ? got : status == SF_NO_ROOM ? 0 : status;
 }

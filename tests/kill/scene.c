@@ -133,7 +133,8 @@ must_put(struct scene *s, uint64_t len)
         /* Any timeout probes (K4), one that is over too, and does not sleep a slice first. */
         uint64_t short_ns = s->patient ? until_ns : os_now_ns() + (s->nth % 2 == 0 ? MS : 0);
         status = put(s, &s->writer, len, short_ns);
-    } while ((status == SF_BUSY || status == SF_NO_ROOM) && os_now_ns() < until_ns);
+    } while ((status == SF_BUSY || status == SF_NO_ROOM || status == SF_LAGGING) &&
+             os_now_ns() < until_ns);
     MUST(status == 0, "a survivor cannot write: %s", sf_status_text(status));
     return sf_load_seq(&s->writer.att->ring.header->head);
 }
@@ -162,6 +163,21 @@ judge(struct scene *s, uint64_t seq, const void *data, uint64_t len)
          "message %llu has become another", (unsigned long long)seq);
 }
 
+static void
+note_taken(struct scene *s, struct party *p, const struct sf_message *m)
+{
+    if (p->author == SURVIVOR) {
+        MUST(!p->att->lossless || m->lost == 0, "a lossless reader lost %llu before message %llu",
+             (unsigned long long)m->lost, (unsigned long long)m->seq);
+    }
+    if (m->seq < MAX_SEQ && p->author != SURVIVOR && p->author < CHILD) {
+        notes[p->author - VICTIM].took[m->seq] = 1;
+    }
+    else if (m->seq < MAX_SEQ && p == &s->member) {
+        s->took[m->seq] = 1;
+    }
+}
+
 int
 take(struct scene *s, struct party *p, bool hold)
 {
@@ -188,8 +204,15 @@ take(struct scene *s, struct party *p, bool hold)
                 (struct held){.message = m, .author = copy[0], .serial = copy[1]};
         }
         if (!sf_take_commit(p->att, from, &m)) {
-            return SF_RACE;
+            if ((s->op->flags & GROUP) == 0) {
+                return SF_RACE;
+            }
+            if (pinned) {
+                sf_unpin(p->att, p->held[--p->held_count].message.desc);
+            }
+            continue; /* another member was quicker */
         }
+        note_taken(s, p, &m);
         if (p->author == SURVIVOR) {
             judge(s, m.seq, copy, m.payload_len);
         }
@@ -210,6 +233,15 @@ take_all(struct scene *s, struct party *p)
     } while (status == 1);
     MUST(status == SF_EMPTY || status == SF_ENDED || status == SF_GONE,
          "a survivor cannot read: %s", sf_status_text(status));
+}
+
+void
+drain(struct scene *s)
+{
+    take_all(s, &s->reader);
+    if (s->member.att) {
+        take_all(s, &s->member);
+    }
 }
 
 void
@@ -286,6 +318,41 @@ attach_self(struct scene *s, enum sf_attach_as as)
     return status;
 }
 
+int
+join_team(struct scene *s, struct party *p)
+{
+    struct sf_joining how = {.group = TEAM, .lossless = (s->op->flags & LOSSY) == 0};
+    return sf_join(p->att, &how, os_now_ns() + PATIENCE_NS);
+}
+
+/* What is lossless, or a group, once the ring is full: with something unread. */
+static void
+set_policies(struct scene *s)
+{
+    int status = 0;
+    if ((s->op->flags & LOSSLESS) != 0) {
+        uint64_t cursor = sf_load_relaxed(s->reader.att->cursor); /* our own */
+        struct sf_joining how = {.cursor = cursor, .lossless = true};
+        status = sf_join(s->reader.att, &how, os_now_ns() + PATIENCE_NS);
+        MUST(status == 0, "%s", sf_status_text(status));
+    }
+    if ((s->op->flags & GROUP) != 0) {
+        join(s, &s->member, SF_AS_WRITER);
+        status = join_team(s, &s->member);
+        MUST(status == 0, "%s", sf_status_text(status));
+        s->living++;
+    }
+    if ((s->op->flags & (LOSSLESS | GROUP)) != 0) {
+        drain(s);
+        for (int i = 0; i < 4; i++) {
+            must_put(s, i % 2 == 0 ? LARGE : SMALL);
+        }
+    }
+    if ((s->op->flags & GROUP) != 0) {
+        s->team_from = sf_load_relaxed(s->member.att->cursor); /* nobody takes now */
+    }
+}
+
 /* The reader holds each large message of main until the next one has to go elsewhere. */
 void
 hold_all_of_main(struct scene *s)
@@ -338,6 +405,7 @@ scene_open(struct scene *s, const struct op *op, long nth)
             join(s, &s->reader, SF_AS_READER);
             s->living = 2;
             fill(s);
+            set_policies(s);
             if ((op->flags & MAIN_HELD) != 0) {
                 hold_all_of_main(s);
             }
@@ -363,6 +431,7 @@ scene_close(struct scene *s)
 {
     char left[256];
     leave(&s->reader);
+    leave(&s->member);
     leave(&s->filler);
     leave(&s->writer);
     leave(&s->watcher);
