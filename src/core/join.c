@@ -31,14 +31,25 @@ sf_resubscribe(struct sf_attachment *att, uint64_t cursor)
     sf_store_relaxed(att->cursor, cursor);
 }
 
+/* The oldest retained number, or the next to come where none is; within N of head, whatever the
+ * tables say. */
+static uint64_t
+find_oldest(const struct sf_ring *ring, uint64_t head)
+{
+    /* Relaxed: look finds the oldest from a stale one. */
+    uint64_t tail = sf_load_relaxed(&ring->header->tail);
+    uint64_t least = head >= ring->lay.index_len ? head - ring->lay.index_len + 1 : 1;
+    return tail > least && tail <= head + 1 ? tail : least;
+}
+
 static uint64_t
 find_start(const struct sf_ring *ring, enum sf_start start)
 {
-    /* B. tail relaxed: look finds the oldest from a stale one. */
-    uint64_t head = sf_load_seq(&ring->header->head);
-    uint64_t tail = sf_load_relaxed(&ring->header->tail);
-    uint64_t cursor = start == SF_NEW ? head + 1 : start == SF_LATEST ? head : tail;
-    return cursor == 0 || cursor > head + 1 ? 1 : cursor;
+    uint64_t head = sf_load_seq(&ring->header->head); /* B */
+    uint64_t oldest = find_oldest(ring, head);
+    uint64_t cursor = start == SF_NEW ? head + 1 : start == SF_LATEST ? head : oldest;
+    /* The newest can be gone as well, where a claim or a loan needed its room. */
+    return cursor > oldest ? cursor : oldest;
 }
 
 void
@@ -196,7 +207,7 @@ sf_unjoin(struct sf_attachment *att)
     struct sf_participant *p = &att->ring.slots[att->slot];
     /* Relaxed: from here it protects nothing; H's fence tells writers that wait for room. */
     sf_store_relaxed(&p->policy, 0);
-    sf_store_relaxed(&p->group, 0);
+    sf_store_release(&p->group, 0); /* with floor.c's acquire */
     sf_fence_seq();
     sf_bell_ring(&att->ring.header->room);
 }
@@ -208,8 +219,7 @@ static int
 check_range(const struct sf_ring *ring, uint64_t seq)
 {
     uint64_t head = sf_load_seq(&ring->header->head); /* B */
-    uint64_t tail = sf_load_acquire(&ring->header->tail); /* evict's release */
-    return seq >= 1 && seq >= tail && seq <= head + 1 ? 0 : SF_NOT_RETAINED;
+    return seq >= find_oldest(ring, head) && seq - 1 <= head ? 0 : SF_NOT_RETAINED;
 }
 
 static void
@@ -257,16 +267,18 @@ sf_find_start(const struct sf_attachment *att, enum sf_start start)
 uint64_t
 sf_find_stamp(const struct sf_attachment *att, uint64_t stamp_ns)
 {
-    struct sf_message m;
+    struct sf_message m = {.seq = 0};
     uint64_t seq = find_start(&att->ring, SF_OLDEST);
-    for (;;) {
+    /* Bounded as look is: a number that wraps, or a head that runs away, is a lie. */
+    for (uint64_t round = 0; round < 1024 + 2 * (uint64_t)att->ring.lay.index_len; round++) {
         int status = sf_look(&att->ring, seq, &m);
-        if (status < 0 && status != SF_BAD_MESSAGE) {
-            return seq > m.seq ? seq : m.seq; /* the next to come, or where the tables lie */
+        if ((status < 0 && status != SF_BAD_MESSAGE) || m.seq == UINT64_MAX) {
+            break;
         }
         if (status == 0 && m.stamp_ns >= stamp_ns) {
             return m.seq;
         }
         seq = m.seq + 1;
     }
+    return seq > m.seq ? seq : m.seq; /* the next to come, or where the tables lie */
 }

@@ -25,9 +25,11 @@ attach_to_look(struct sf_state *state, TopicObject *self, const char *call)
     return status == 0 || status == SF_NOT_FOUND ? status : sf_raise(state, self, status);
 }
 
-/* The message `seq`: 1 and a new reference, 0 it is not retained, -1. */
+/* The message `seq`: 1 and a new reference, 0 it is not retained, -1. *next gets where the one after it
+ * may be. */
 static int
-look_up(struct sf_state *state, TopicObject *self, uint64_t seq, bool copy, PyObject **out)
+look_up(struct sf_state *state, TopicObject *self, uint64_t seq, bool copy, PyObject **out,
+        uint64_t *next)
 {
     struct sf_request request = {.at = seq, .copy = copy, .want_meta = true};
     struct sf_taken taken = {0};
@@ -36,6 +38,7 @@ look_up(struct sf_state *state, TopicObject *self, uint64_t seq, bool copy, PyOb
     while (status == 0) {
         status = self->t.att ? sf_take(self, &request, false, &taken) : SF_NOT_RETAINED;
     }
+    *next = taken.seq > seq ? taken.seq : seq + 1;
     if (status == 1) {
         sf_message_fill(message, &taken);
         *out = message;
@@ -77,9 +80,11 @@ sf_topic_snapshot_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, 
         return list;
     }
     uint64_t head = sf_load_seq(&self->t.att->ring.header->head); /* B: what there is now */
-    for (uint64_t seq = sf_find_start(self->t.att, SF_OLDEST); list && seq <= head; seq++) {
+    uint64_t seq = sf_find_start(self->t.att, SF_OLDEST), next;
+    /* 0 comes after the last number of all, which is there in tables that lie. */
+    for (; list && seq <= head && seq != 0; seq = next) {
         PyObject *message = NULL;
-        status = look_up(state, self, seq, copy, &message);
+        status = look_up(state, self, seq, copy, &message, &next);
         if (status < 0 || (status == 1 && PyList_Append(list, message) < 0)) {
             Py_CLEAR(list);
         }
@@ -111,7 +116,7 @@ sf_topic_peek_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
     struct sf_state *state = ((TopicObject *)op)->state;
     TopicObject *self = (TopicObject *)op;
     PyObject *given[2], *message = NULL;
-    uint64_t seq;
+    uint64_t seq, next;
     bool copy;
     if (sf_parse_call("peek", args, nargs, kwnames, names, 2, 1, 1, given) < 0 ||
         sf_parse_flag(given[1], &copy) < 0 || parse_seq(given[0], "peek", &seq) < 0) {
@@ -123,7 +128,7 @@ sf_topic_peek_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
         return NULL;
     }
     if (status == 0 && seq != 0) {
-        status = look_up(state, self, seq, copy, &message);
+        status = look_up(state, self, seq, copy, &message, &next);
     }
     if (status == 0) {
         raise_not_retained(state, self, given[0]);
@@ -136,7 +141,7 @@ sf_topic_peek_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
 /* What was asked for. */
 struct target {
     PyObject *asked;
-    uint64_t seq;      /* 0: find it */
+    uint64_t seq; /* 0: find it */
     uint64_t stamp_ns; /* or 0 */
     enum sf_start start;
 };
