@@ -24,12 +24,17 @@
  */
 #include "core/ring.h"
 
+static const _Atomic uint64_t *
+cursor_in(const struct sf_ring *ring, uint32_t slot, uint32_t group)
+{
+    return group - 1 < SF_GROUPS ? &ring->groups[group - 1].cursor : &ring->slots[slot].cursor;
+}
+
 const _Atomic uint64_t *
 sf_cursor_of(const struct sf_ring *ring, uint32_t slot)
 {
     /* Relaxed: stored under the lock (G), or told to people. */
-    uint32_t group = sf_load_relaxed(&ring->slots[slot].group);
-    return group - 1 < SF_GROUPS ? &ring->groups[group - 1].cursor : &ring->slots[slot].cursor;
+    return cursor_in(ring, slot, sf_load_relaxed(&ring->slots[slot].group));
 }
 
 uint64_t
@@ -37,12 +42,15 @@ sf_floor_without(const struct sf_ring *ring, uint32_t but)
 {
     uint64_t floor = UINT64_MAX;
     for (uint32_t slot = 0; slot < ring->lay.max_participants; slot++) {
+        /* Acquire, and before the policy: who leaves clears that first (join.c), so nobody is taken
+         * for a reader of its own who still has the policy of a member. */
+        uint32_t group = sf_load_acquire(&ring->slots[slot].group);
         /* Relaxed: set under the lock (G); one that is just given up is seen at the next look. */
         if (slot == but || sf_load_relaxed(&ring->slots[slot].policy) != SF_POLICY_LOSSLESS) {
             continue;
         }
         /* Relaxed: an old value is a lower one. H, for who listens on room. */
-        uint64_t cursor = sf_load_relaxed(sf_cursor_of(ring, slot));
+        uint64_t cursor = sf_load_relaxed(cursor_in(ring, slot, group));
         floor = cursor < floor ? cursor : floor;
     }
     return floor;

@@ -47,7 +47,7 @@ clean_slot(struct sf_ring *ring, uint32_t slot)
     /* Relaxed, both: from here it protects nothing (F2); told by the release below, and by H's
      * fence to writers that wait for room. */
     sf_store_relaxed(&p->policy, 0);
-    sf_store_relaxed(&p->group, 0);
+    sf_store_release(&p->group, 0); /* with floor.c's acquire */
     /* Release: who sees it free sees it clean. */
     sf_store_release(&p->state, SF_SLOT_FREE);
 }
@@ -165,13 +165,17 @@ open_again(struct sf_attachment *att, bool writable)
 }
 
 /* Is there anything in the slot to clean, if its byte is free? An owner word (0: none) that names
- * its generation says so too, even if its state, by damage, says that it is free. */
+ * its generation says so too, even if its state, by damage, says that it is free; and so does a policy
+ * or a group. */
 static bool
 is_used(const struct sf_ring *ring, uint32_t slot, uint32_t owner)
 {
     /* Acquire: with clean_slot and settle_in by others. */
     return sf_load_acquire(&ring->slots[slot].state) == SF_SLOT_TAKEN ||
-           sf_owner_lives(ring, owner);
+           sf_owner_lives(ring, owner) ||
+           /* Relaxed: damage, which would stop writers (F2), or keep a group's place. */
+           sf_load_relaxed(&ring->slots[slot].policy) != 0 ||
+           sf_load_relaxed(&ring->slots[slot].group) != 0; /* as above */
 }
 
 /* True if the slot was a dead one's and is clean now. */
