@@ -277,7 +277,7 @@ build/storm: $(storm_c) $(wildcard tests/storm/*.h) $(core_c) $(headers)
 	@mkdir -p build
 	@$(CC) $(relaxed) -O2 -g -Isrc -o $@ $(storm_c) $(core_c)
 
-## storm: writers and readers killed at random, KILLS=20000; STORM_ARGS='--stop', '--seed 7'
+## storm: writers and readers killed at random, KILLS=20000; STORM_ARGS='--stop', '--lossless'
 .PHONY: storm
 storm: build/storm
 	@build/storm --kills $(KILLS) $(STORM_ARGS)

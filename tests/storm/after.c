@@ -37,6 +37,9 @@ wait_for_the_dead(void)
     for (uint32_t slot = 0; slot < att->ring.lay.max_participants; slot++) {
         /* Acquire: with clean_slot. */
         uint32_t state = sf_load_acquire(&att->ring.slots[slot].state);
+        if (sf_load_acquire(&att->ring.slots[slot].policy) != 0) { /* with clean_slot, too */
+            violate("after the storm slot %u is lossless, though nobody lives", slot);
+        }
         if ((state == SF_SLOT_TAKEN) != (slot == att->slot)) {
             violate("after the storm slot %u of pid %u has state %u, though nobody lives", slot,
                     att->ring.slots[slot].pid, state);
@@ -51,7 +54,12 @@ check_lock(void)
 #ifdef SF_DEBUG
     sf_check_locked(&att->ring);
 #endif
+    (void)sf_raise_floor_locked(&att->ring);
+    uint64_t floor = sf_load_relaxed(&att->ring.header->floor_seq); /* G */
     sf_unlock(att);
+    if (floor != UINT64_MAX) {
+        violate("after the storm the floor is %llu", (unsigned long long)floor);
+    }
     uint32_t word = sf_load_relaxed(&att->ring.header->lock); /* nobody else is there */
     if (word != 0) {
         violate("after the storm the lock is %#x, and nobody has it", word);

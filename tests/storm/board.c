@@ -100,9 +100,45 @@ note_success(struct seat *seat)
 const char *
 role_of(uint32_t seat)
 {
-    static const char *const readers[READERS] = {"copier",  "pinner", "hoarder",
-                                                 "monitor", "latest", "late-comer"};
+    static const char *const readers[READERS] = {"copier", "pinner",     "hoarder",  "monitor",
+                                                 "latest", "late-comer", "lossless", "keeper",
+                                                 "member", "member"};
     return seat < WRITERS ? "writer" : readers[seat - WRITERS];
+}
+
+bool
+is_lossless(uint32_t seat)
+{
+    return seat >= WRITERS + PLAIN_READERS;
+}
+
+bool
+is_member(uint32_t seat)
+{
+    return strcmp(role_of(seat), "member") == 0;
+}
+
+bool
+is_spared(uint32_t seat)
+{
+    return strcmp(role_of(seat), "keeper") == 0;
+}
+
+void
+note_team(struct seat *seat, uint64_t seq)
+{
+    _Atomic uint64_t *word = &board->team[seq % TABLE];
+    uint64_t seen = sf_load_relaxed(word); /* the word is all there is: nothing to order */
+    while (seen < seq) {
+        if (sf_cas_relaxed(word, &seen, seq)) {
+            return;
+        }
+    }
+    if (seen == seq) {
+        violate("message %llu was taken by two members of a group, the second in seat %td",
+                (unsigned long long)seq, seat - board->seats);
+    }
+    count(&seat->tally.unchecked, 1);
 }
 
 void
@@ -111,28 +147,50 @@ nap(uint64_t ns)
     (void)os_sleep_until(os_now_ns() + ns);
 }
 
+/* A lossless reader needs the writer lock for a moment, which may be a frozen one's. */
+static int
+wait_to_join(struct sf_topic *topic)
+{
+    uint64_t until_ns = os_now_ns() + 2 * board->patience_ns;
+    int status = SF_BUSY;
+    while ((status == SF_BUSY || status == SF_INTERRUPTED) && os_now_ns() < until_ns) {
+        struct sf_joining how;
+        sf_topic_joining(topic, &how);
+        status = sf_join(topic->att, &how, os_now_ns() + SF_SLICE_NS);
+    }
+    if (status == 0) {
+        sf_topic_has_joined(topic);
+    }
+    return status;
+}
+
 void
 join_topic(struct sf_topic *topic, struct seat *seat, enum sf_mode mode, uint64_t max_held)
 {
     struct sf_params make;
+    uint32_t number = (uint32_t)(seat - board->seats);
     struct sf_options options = {
         .mode = mode,
         .start = SF_OLDEST,
         .create = 0,
         .allow_lossless = true,
+        .lossless = is_lossless(number),
         .max_held = max_held,
         .permissions = 0600,
         .max_participants = TOPIC_SLOTS,
         .spin_ns = -1,
     };
+    if (is_member(number)) {
+        strcpy(options.group, TEAM);
+    }
     int status = sf_topic_init(topic, TOPIC_NAME, &options);
     status = status < 0 ? status : sf_topic_enter(topic);
     if (status == 0) {
         status = mode == SF_MODE_W ? sf_topic_to_write(topic, 0, &make) : sf_topic_to_read(topic);
     }
+    status = status == SF_BUSY ? wait_to_join(topic) : status;
     if (status < 0) {
-        violate("a %s cannot attach: %s", role_of((uint32_t)(seat - board->seats)),
-                sf_status_name(status));
+        violate("a %s cannot attach: %s", role_of(number), sf_status_name(status));
     }
     count(&seat->tally.joined, 1);
     if (mode != SF_MODE_MONITOR) {

@@ -71,6 +71,7 @@ void
 kill_and_reap(uint32_t number)
 {
     kill(storm.pids[number], SIGKILL);
+    board->team_deaths += is_member(number);
     int how = reap(number);
     if (!WIFSIGNALED(how) || WTERMSIG(how) != SIGKILL) {
         complain(number, how); /* it was quicker */
@@ -80,7 +81,7 @@ kill_and_reap(uint32_t number)
 void
 kill_all(void)
 {
-    for (uint32_t i = 0; i < SEATS; i++) {
+    for (uint32_t i = 0; i < board->seat_count; i++) {
         if (storm.pids[i] > 0) {
             kill(storm.pids[i], SIGKILL);
             (void)reap(i);
@@ -106,7 +107,7 @@ void
 look_for_ends(void)
 {
     int how;
-    for (uint32_t i = 0; i < SEATS; i++) {
+    for (uint32_t i = 0; i < board->seat_count; i++) {
         if (storm.pids[i] != 0 && waitpid(storm.pids[i], &how, WNOHANG) > 0) {
             complain(i, how);
         }
@@ -120,16 +121,20 @@ void
 end_children(void)
 {
     uint32_t first = (uint32_t)(storm.random % 2);
-    for (uint32_t i = first; i < SEATS; i += 2) {
-        kill(storm.pids[i], SIGKILL);
+    for (uint32_t i = first; i < board->seat_count; i += 2) {
+        if (!is_spared(i)) {
+            kill(storm.pids[i], SIGKILL);
+        }
     }
     sf_store_release(&board->stop, 1); /* a flag; looked at again and again */
-    for (uint32_t i = first; i < SEATS; i += 2) {
-        kill_and_reap(i);
-        watch_dead(i);
+    for (uint32_t i = first; i < board->seat_count; i += 2) {
+        if (!is_spared(i)) {
+            kill_and_reap(i);
+            watch_dead(i);
+        }
     }
     uint64_t until_ns = os_now_ns() + 2 * board->patience_ns;
-    for (uint32_t i = 0; i < SEATS; i++) {
+    for (uint32_t i = 0; i < board->seat_count; i++) {
         int how = 0;
         while (storm.pids[i] != 0) {
             if (waitpid(storm.pids[i], &how, WNOHANG) > 0) {

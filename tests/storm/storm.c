@@ -1,6 +1,7 @@
 /* storm: participants of one topic are killed, or frozen, at random, and nothing may come of it.
  *
- *     storm --kills N [--seed S] [--stop] [--mix] [--capacity B] [--max-message B] [--depth D]
+ *     storm --kills N [--seed S] [--stop] [--mix] [--lossless] [--capacity B] [--max-message B]
+ *           [--depth D]
  *
  * Owns:      the schedule of deaths, progress, the table at the end.
  * Does not:  judge messages (reader.c), tables (watch.c) or what is left (after.c); bear or reap
@@ -8,7 +9,8 @@
  *
  * Four writers and six readers; one of them, at random, dies every 5 to 50 ms and is replaced at
  * once. --stop: it is frozen for 5 to 400 ms instead, and must find all it had; --mix: others die
- * meanwhile. A part of the victims is hunted: whoever is met with the writer lock in its
+ * meanwhile. --lossless: four readers more, two that lose nothing, of which one is spared, and two that
+ * share what comes, and lose nothing but what dies with them. A part of the victims is hunted: whoever is met with the writer lock in its
  * hands, or with the lane. The schedule follows from the seed; where in their work it meets them does not.
  *
  * Exit status: 0; 1 a violation, which is told; 2 bad arguments; 130 interrupted. Children and
@@ -78,6 +80,16 @@ hunt(uint32_t *number)
     freeze(*number);
 }
 
+static uint32_t
+choose(void)
+{
+    uint32_t number;
+    do {
+        number = (uint32_t)draw_between(&storm.random, 0, board->seat_count - 1);
+    } while (is_spared(number));
+    return number;
+}
+
 static void
 kill_one(uint32_t number, bool may_hunt)
 {
@@ -109,7 +121,7 @@ freeze_one(uint32_t number)
     watch_look(&board->seats[number], &before);
     nap(draw_between(&storm.random, 5, 400) * MS);
     if (storm.mix && draw(&storm.random) % 2 == 0) {
-        uint32_t other = (uint32_t)draw_between(&storm.random, 0, SEATS - 1);
+        uint32_t other = choose();
         if (other != number) {
             kill_one(other, false);
             storm.dead_beside++;
@@ -129,7 +141,7 @@ static uint64_t
 total(size_t field)
 {
     uint64_t sum = 0;
-    for (uint32_t i = 0; i < SEATS; i++) {
+    for (uint32_t i = 0; i < board->seat_count; i++) {
         /* Relaxed: for people. */
         sum += sf_load_relaxed((_Atomic uint64_t *)((char *)&board->seats[i].tally + field));
     }
@@ -157,7 +169,7 @@ tell_progress(bool at_end)
 static void
 act(void)
 {
-    uint32_t number = (uint32_t)draw_between(&storm.random, 0, SEATS - 1);
+    uint32_t number = choose();
     nap(draw_len(&storm.random, 5, 50) * MS); /* more often short than long */
     look_for_ends();
     if (storm.stop) {
@@ -173,7 +185,7 @@ act(void)
         }
     }
     storm.done++;
-    for (uint32_t i = 0; i < SEATS; i++) {
+    for (uint32_t i = 0; i < board->seat_count; i++) {
         watch_stuck(i, storm.born_ns[i]);
     }
     tell_progress(false);
@@ -211,6 +223,7 @@ understand(int argc, char **argv)
     board->seed = (uint64_t)getpid() << 32 ^ os_now_ns();
     board->capacity = UINT64_C(8) << 20;
     board->max_message = UINT64_C(1) << 20;
+    board->seat_count = WRITERS + PLAIN_READERS;
     storm.acts = 500;
     for (int i = 1; i < argc; i++) {
         const struct {
@@ -222,6 +235,10 @@ understand(int argc, char **argv)
         bool known = strcmp(argv[i], "--stop") == 0 || strcmp(argv[i], "--mix") == 0;
         storm.stop |= known;
         storm.mix |= strcmp(argv[i], "--mix") == 0;
+        if (strcmp(argv[i], "--lossless") == 0) {
+            board->seat_count = SEATS;
+            known = true;
+        }
         for (size_t n = 0; !known && n < sizeof numbers / sizeof *numbers; n++) {
             if (strcmp(argv[i], numbers[n].word) == 0) {
                 *numbers[n].value = to_number(argv[i], argv[i + 1]);
@@ -266,7 +283,7 @@ static void
 tell_end(void)
 {
     printf("%-28s", storm.stop ? "frozen" : "killed");
-    for (uint32_t i = 0; i < SEATS; i++) {
+    for (uint32_t i = 0; i < board->seat_count; i++) {
         printf("%s %s %" PRIu64, i ? "," : "", role_of(i), storm.victims[i]);
     }
     printf("\n%-28s %" PRIu64 ", with a claim in the lane %" PRIu64 " (quickly again %" PRIu64
@@ -332,7 +349,7 @@ main(int argc, char **argv)
     signal(SIGTERM, on_signal);
     signal(SIGHUP, on_signal);
     storm.started_ns = storm.told_ns = os_now_ns();
-    for (uint32_t i = 0; i < SEATS; i++) {
+    for (uint32_t i = 0; i < board->seat_count; i++) {
         bear(i);
     }
     while (storm.done < storm.acts && !interrupted) {
@@ -344,6 +361,9 @@ main(int argc, char **argv)
         return 130;
     }
     end_children();
+    if (board->seat_count == SEATS) {
+        watch_team();
+    }
     check_aftermath(storm.folder, storm.path);
     demand_weather();
     remove_folder();

@@ -19,10 +19,12 @@
 #include <signal.h>
 #include <sys/types.h>
 
-enum { WRITERS = 4, READERS = 6, SEATS = WRITERS + READERS };
+/* The last readers are lossless or members of a lossless group, and there with --lossless only. */
+enum { WRITERS = 4, PLAIN_READERS = 6, READERS = 10, SEATS = WRITERS + READERS };
 enum { HELD = 64, PIDS = 4096, TABLE = 65536, TOPIC_SLOTS = 64 };
 
 #define TOPIC_NAME "storm"
+#define TEAM "team"
 #define MS UINT64_C(1000000)
 #define SECOND UINT64_C(1000000000)
 #define LATE_NS (10 * SECOND) /* a time-out that fires so much later has not fired */
@@ -85,6 +87,7 @@ struct board {
     uint64_t capacity, max_message, depth, seed;
     uint64_t patience_ns; /* who gets nothing done for so long is stuck */
     bool freezing;        /* frozen, not killed: writers use short time-outs */
+    uint32_t seat_count;  /* how many seats are taken */
     pid_t supervisor;
     _Atomic uint32_t stop; /* children are to leave in good order */
 
@@ -97,6 +100,9 @@ struct board {
     struct seat seats[SEATS];
     /* Sequence number to content: the upper 24 bits are seq / TABLE, the rest of the hash. */
     _Atomic uint64_t table[TABLE];
+    /* Numbers that members took, at seq % TABLE; their group's cursor at the start. */
+    _Atomic uint64_t team[TABLE], team_from;
+    uint64_t team_deaths; /* the supervisor's */
 };
 
 extern struct board *board;
@@ -112,6 +118,12 @@ void count(_Atomic uint64_t *word, uint64_t by);
 void note_content(struct seat *seat, uint64_t seq, const struct identity *id, const char *doing);
 void note_success(struct seat *seat);
 const char *role_of(uint32_t seat);
+bool is_lossless(uint32_t seat); /* members too */
+bool is_member(uint32_t seat);
+/* Never killed or frozen: it loses nothing, ever. */
+bool is_spared(uint32_t seat);
+/* A member has it: nobody else may. */
+void note_team(struct seat *seat, uint64_t seq);
 
 /* ---- children (writer.c, reader.c) ---- */
 
@@ -126,7 +138,8 @@ void nap(uint64_t ns);
 /* What a frozen participant had, to be compared with what it still has. */
 struct possession {
     uint32_t owner, slot, gen, lock, claim, claim_owner, rebuilds;
-    uint64_t claim_len, head, bits;
+    uint64_t claim_len, head, bits, cursor, tail;
+    uint32_t policy, group;
     bool has_lock, has_lane;
     uint32_t held[HELD];
     uint64_t off[HELD], len[HELD];
@@ -144,6 +157,8 @@ void watch_compare(uint32_t seat, const struct possession *before, bool others_d
 void watch_dead(uint32_t seat);
 /* Has it got anything done lately, though there was something to do? */
 void watch_stuck(uint32_t seat, uint64_t since_ns);
+/* Were a group's messages taken by somebody, but for one with each death? Nobody is left. */
+void watch_team(void);
 
 /* ---- after the storm (after.c) ---- */
 

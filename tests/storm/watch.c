@@ -86,6 +86,10 @@ watch_look(const struct seat *seat, struct possession *out)
     out->rebuilds = sf_load_relaxed(&ring.header->rebuilds);
     out->head = sf_load_relaxed(&ring.header->head);
     out->bits = sum_of_bits(out->slot);
+    out->policy = sf_load_relaxed(&ring.slots[out->slot].policy);
+    out->group = sf_load_relaxed(&ring.slots[out->slot].group);
+    out->cursor = sf_load_relaxed(&ring.slots[out->slot].cursor); /* as above */
+    out->tail = sf_load_seq(&ring.header->tail);
     out->claim = sf_load_relaxed(&seat->claim);
     out->has_lane = watch_has_lane(seat);
     if (out->claim != 0) {
@@ -124,6 +128,12 @@ watch_compare(uint32_t seat, const struct possession *before, bool others_die)
     }
     if (now.bits != before->bits) {
         stolen(seat, "the pins of its slot changed", before->bits, now.bits);
+    }
+    if (now.policy != before->policy || now.group != before->group) {
+        stolen(seat, "its policy or its group changed", before->policy, now.policy);
+    }
+    if (now.policy == SF_POLICY_LOSSLESS && now.group == 0 && now.tail > now.cursor) {
+        stolen(seat, "what it has yet to read was evicted (cursor, tail)", now.cursor, now.tail);
     }
     if (before->has_lock && !now.has_lock) {
         stolen(seat, "its lock was taken", before->lock, now.lock);
@@ -173,7 +183,7 @@ watch_dead(uint32_t number)
     uint64_t first = sf_load_seq(&seat->first_seq), last = sf_load_seq(&seat->last_seq);
     uint64_t read = sf_load_seq(&seat->read), lost = sf_load_seq(&seat->lost);
     uint64_t skipped = sf_load_seq(&seat->skipped); /* all as above */
-    if (read + lost + skipped != last + 1 - first) {
+    if (read + lost + skipped != last + 1 - first && !is_member(number)) {
         violate("%s (seat %u): %llu read + %llu lost + %llu skipped is not %llu … %llu",
                 role_of(number), number, (unsigned long long)read, (unsigned long long)lost,
                 (unsigned long long)skipped, (unsigned long long)first, (unsigned long long)last);
@@ -200,5 +210,33 @@ watch_stuck(uint32_t number, uint64_t since_ns)
                 role_of(number), number, (unsigned long long)(idle_ns / MS),
                 (unsigned long long)head, (unsigned long long)next_seq,
                 sf_load_relaxed(&ring.header->lock), sf_load_relaxed(&seat->owner)); /* as above */
+    }
+}
+
+void
+watch_team(void)
+{
+    uint64_t taken = 0, lost = 0, from = sf_load_seq(&board->team_from), to = from;
+    for (uint32_t i = 0; i < board->seat_count; i++) {
+        if (is_member(i)) {
+            /* Relaxed: they have ended. */
+            taken += sf_load_relaxed(&board->seats[i].tally.read);
+            lost += sf_load_relaxed(&board->seats[i].tally.lost);
+        }
+    }
+    for (uint32_t at = 0; at < SF_GROUPS; at++) {
+        if (strcmp(ring.groups[at].name, TEAM) == 0) {
+            to = sf_load_relaxed(&ring.groups[at].cursor); /* nobody is left */
+        }
+    }
+    uint64_t missing = to - from - taken;
+    /* Where all members were dead at one time, the group protected nothing for a while. */
+    if (lost == 0 && missing > board->team_deaths) {
+        violate("of %llu messages a group took %llu, and %llu of its members died",
+                (unsigned long long)(to - from), (unsigned long long)taken,
+                (unsigned long long)board->team_deaths);
+    }
+    if (from == 0 || taken == 0) {
+        violate("a group took nothing");
     }
 }

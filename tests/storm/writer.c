@@ -13,7 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { KEPT = 4 };
+enum { KEPT = 4, BATCH = 16 };
 
 struct kept {
     struct sf_message m; /* desc, block_off, prefix_len, payload_len */
@@ -180,7 +180,8 @@ try_write(struct writer *w, const struct identity *id, const struct sf_out *out,
 static bool
 may_come_again(int status)
 {
-    return status == SF_BUSY || status == SF_NO_ROOM || status == SF_INTERRUPTED;
+    return status == SF_BUSY || status == SF_NO_ROOM || status == SF_LAGGING ||
+           status == SF_INTERRUPTED;
 }
 
 /* Frozen for a while, or not scheduled, it may find a time-out later than it fired. */
@@ -202,6 +203,17 @@ judge_failure(struct writer *w, int status, uint64_t since_ns, uint64_t timeout_
     }
     sf_leave_queue(w->topic.att);
     count(&w->seat->tally.refused, 1);
+}
+
+static void
+note_written(struct writer *w, const struct identity *id, uint64_t seq)
+{
+    w->counter++;
+    note_content(w->seat, seq, id, "written");
+    sf_store_release(&w->seat->last_written_seq, seq); /* with watch_dead's acquire */
+    count(&w->seat->tally.written, 1);
+    count(&w->seat->tally.written_len, id->len);
+    note_success(w->seat);
 }
 
 static void
@@ -229,16 +241,43 @@ write_one(struct writer *w, uint64_t len, bool loan)
         return;
     }
     uint64_t now = os_now_ns();
-    w->counter++;
-    note_content(w->seat, seq, &id, "written");
-    sf_store_release(&w->seat->last_written_seq, seq); /* with watch_dead's acquire */
+    note_written(w, &id, seq);
     if (kill_ns != 0 && sf_cas_relaxed(&board->kill_ns, &kill_ns, 0)) {
         set_max(&board->longest_recovery_ns, now - kill_ns);
     }
     set_max(&board->longest_write_ns, now - since_ns);
-    count(&w->seat->tally.written, 1);
-    count(&w->seat->tally.written_len, len);
-    note_success(w->seat);
+}
+
+/* Several small ones at once: what gets through are the first of them, with numbers in a row. */
+static void
+write_batch(struct writer *w)
+{
+    static char data[BATCH][256];
+    struct identity ids[BATCH];
+    struct text texts[BATCH];
+    struct sf_out out[BATCH];
+    const struct sf_out *outs[BATCH];
+    int most = (int)draw_between(&w->random, 1, BATCH);
+    for (int i = 0; i < most; i++) {
+        uint64_t len = draw_len(&w->random, 8, sizeof data[i]);
+        ids[i] = identify(w->number, w->incarnation, w->counter + 1 + (uint32_t)i, len);
+        describe(&ids[i], &texts[i], &out[i]);
+        fill_payload(data[i], &ids[i], 0, len);
+        out[i].data = data[i];
+        outs[i] = &out[i];
+    }
+    uint64_t since_ns = os_now_ns(), until_ns = since_ns + board->patience_ns, seq = 0;
+    int sent;
+    do {
+        sent = sf_send_batch(w->topic.att, outs, most, slice_of(until_ns), &seq);
+    } while (may_come_again(sent) && os_now_ns() < until_ns);
+    if (sent < 0) {
+        judge_failure(w, sent, since_ns, board->patience_ns, false);
+    }
+    sf_leave_queue(w->topic.att); /* it may have asked for more room than it waited for */
+    for (int i = 0; i < sent; i++) {
+        note_written(w, &ids[i], seq - (uint64_t)(sent - 1 - i));
+    }
 }
 
 /* ---- what it does all day ---- */
@@ -255,7 +294,10 @@ write_some(struct writer *w)
     uint64_t max = board->max_message, mood = draw(&w->random) % 8;
     uint64_t rounds = draw_between(&w->random, 1, mood < 4 ? 400 : 12);
     for (uint64_t round = 0; round < rounds && !must_leave(); round++) {
-        if (mood < 2) {
+        if (mood == 0) {
+            write_batch(w);
+        }
+        else if (mood < 2) {
             write_one(w, draw_len(&w->random, 8, 256), false);
         }
         else if (mood < 4) {
