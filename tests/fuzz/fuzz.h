@@ -214,12 +214,38 @@ poke_header(struct input *in, const struct sf_ring *ring, uint64_t kept)
     return poke_64(in, ring, word, kept);
 }
 
+/* What lossless readers and groups are. */
+UNUSED static uint64_t
+poke_policies(struct input *in, const struct sf_ring *ring, uint32_t which, uint64_t kept)
+{
+    struct sf_participant *p = &ring->slots[take_byte(in) % 4];
+    struct sf_group *group = &ring->groups[take_byte(in) % SF_GROUPS];
+    switch (which % 8) {
+    case 0:
+    case 1:
+        return poke_32(in, ring, (void *)&p->policy, kept);
+    case 2:
+        return poke_32(in, ring, (void *)&p->group, kept);
+    case 3:
+        return poke_64(in, ring, (void *)&p->cursor, kept);
+    case 4:
+        return poke_64(in, ring, (void *)&ring->header->floor_seq, kept);
+    case 5:
+        return poke_32(in, ring, (uint32_t *)group + take_byte(in) % (sizeof *group / 4), kept);
+    default:
+        return poke_64(in, ring, (void *)&group->cursor, kept);
+    }
+}
+
 /* Spoils one word; gives back what was there, for a later poke to put elsewhere. */
 UNUSED static uint64_t
 poke(struct input *in, const struct sf_ring *ring, uint64_t kept)
 {
-    uint32_t desc, slot;
-    switch (take_byte(in) % 16) {
+    uint32_t desc, slot, which = take_byte(in);
+    if (which >= 0xf0) {
+        return poke_policies(in, ring, which, kept);
+    }
+    switch (which % 16) {
     case 0:
     case 1:
     case 2:

@@ -76,8 +76,8 @@ take_out(struct script *s)
     return out;
 }
 
-static void
-do_send_small(struct script *s)
+static struct sf_out
+take_small_out(struct script *s)
 {
     struct sf_out out = take_out(s);
     uint64_t room = SF_SMALL_LEN - sf_out_block_len(&(struct sf_out){0});
@@ -85,8 +85,71 @@ do_send_small(struct script *s)
     out.meta_len = out.meta_len > 1000 ? 1000 : out.meta_len;
     room -= sf_prefix_len(out.ndim, out.dtype_len, out.meta_len);
     out.payload_len = out.payload_len < room ? out.payload_len : room;
+    return out;
+}
+
+static void
+do_send_small(struct script *s)
+{
+    struct sf_out out = take_small_out(s);
     uint64_t seq = 0;
     check_status(sf_send_small(&s->world->att[WRITER], &out, take_until(s), &seq));
+}
+
+static void
+do_batch(struct script *s)
+{
+    struct sf_out out[8];
+    const struct sf_out *outs[8];
+    int most = 1 + (int)take_below(&s->in, 8);
+    for (int i = 0; i < most; i++) {
+        out[i] = take_small_out(s);
+        outs[i] = &out[i];
+    }
+    uint64_t seq = 0;
+    int sent = sf_send_batch(&s->world->att[WRITER], outs, most, take_until(s), &seq);
+    check_status(sent);
+    DEMAND(sent <= most && sent != 0);
+}
+
+/* Joins, or leaves: more names than there are places. */
+static void
+do_join(struct script *s)
+{
+    struct sf_attachment *att = take_att(s, MONITOR);
+    uint8_t how = take_byte(&s->in);
+    char name[SF_MAX_GROUP_NAME + 1] = {0};
+    memset(name, 'a' + how % 20, (how & 32) != 0 ? SF_MAX_GROUP_NAME : 3);
+    struct sf_joining joining = {
+        .group = (how & 64) != 0 ? name : NULL,
+        .start = take_below(&s->in, 3),
+        .lossless = (how & 128) != 0,
+    };
+    if (take_byte(&s->in) >= 0xc0) {
+        joining.cursor = take_value(&s->in, &s->world->ring, sf_load_relaxed(att->cursor), s->kept);
+    }
+    if (joining.start == SF_NEW && (how & 15) == 15) {
+        sf_unjoin(att);
+        return;
+    }
+    check_status(sf_join(att, &joining, take_until(s)));
+    DEMAND(att->group <= SF_GROUPS);
+    DEMAND(att->cursor == (att->group ? &att->ring.groups[att->group - 1].cursor
+                                      : &att->ring.slots[att->slot].cursor));
+}
+
+static void
+do_seek(struct script *s)
+{
+    struct sf_attachment *att = take_att(s, ATTACHMENTS);
+    uint32_t how = take_below(&s->in, 5);
+    uint64_t value = take_value(&s->in, &s->world->ring, sf_load_relaxed(att->cursor), s->kept);
+    uint64_t seq = how < 3 ? sf_find_start(att, how) : how == 3 ? sf_find_stamp(att, value) : value;
+    int status = sf_seek(att, seq, take_until(s));
+    check_status(status);
+    /* One thread: nobody moves it on, and no place that was found is refused. */
+    DEMAND(status != 0 || sf_load_relaxed(att->cursor) == seq);
+    DEMAND(how > 2 || status != SF_NOT_RETAINED);
 }
 
 /* A write in two steps, or a loan: the claim waits to be published or dropped. */
@@ -228,6 +291,9 @@ do_take_slot(struct script *s)
         return;
     }
     uint32_t old = att->slot;
+    sf_unjoin(att);
+    att->group = 0;
+    att->lossless = false;
     living[old] = 0;
     sf_slot_give_up(att);
     int status = sf_slot_take(att, FAKE_FD);
@@ -259,8 +325,12 @@ static void
 do_step(struct script *s)
 {
     struct sf_attachment *writer = &s->world->att[WRITER];
-    uint32_t verb = take_below(&s->in, 32);
-    switch (verb) {
+    uint32_t verb = take_byte(&s->in);
+    if (verb >= 0xe8) { /* these came later, and leave to the corpus what it means */
+        verb % 4 == 0 ? do_batch(s) : verb % 4 == 1 ? do_seek(s) : do_join(s);
+        return;
+    }
+    switch (verb % 32) {
     case 0:
         do_claim(s, true);
         return;

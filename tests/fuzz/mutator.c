@@ -25,8 +25,9 @@
 #define NAME "live"
 #define THREADS 6
 
-enum { WRITES, LOANS, READS, MENDS, ATTACHES, SPOILS, JOBS };
-static const char *const job_names[] = {"writes", "loans", "reads", "mends", "attaches", "spoils"};
+enum { WRITES, LOANS, BATCHES, READS, JOINS, SEEKS, MENDS, ATTACHES, SPOILS, JOBS };
+static const char *const job_names[] = {"writes", "loans", "batches",  "reads", "joins",
+                                        "seeks",  "mends", "attaches", "spoils"};
 
 static char folder[200], path[256];
 static struct sf_layout lay;
@@ -116,6 +117,15 @@ run_writer(void *context)
             out.ndim = 1;
             out.dtype_len = 3;
             struct sf_claim claim;
+            if (i % 7 == 0) {
+                const struct sf_out *outs[] = {&out, &out, &out};
+                len %= 2000;
+                out.payload_len = len;
+                begin(BATCHES);
+                end(BATCHES, sf_send_batch(att, outs, 3, os_now_ns() + PATIENCE_NS, &seq));
+                sf_leave_queue(att);
+                continue;
+            }
             bool is_loan = i % 5 == 0 && sf_loan_fits(att, len);
             int job = is_loan ? LOANS : WRITES;
             begin(job);
@@ -173,17 +183,44 @@ read_one(struct sf_attachment *att, bool newest)
     end(READS, status);
 }
 
+/* As a plain reader, a lossless one, or a member of one of more groups than there are places. */
+static void
+join(struct sf_attachment *att, uint64_t how)
+{
+    char name[] = {(char)('a' + how / 8 % 20), 0};
+    struct sf_joining joining = {
+        .group = how % 4 == 1 ? name : NULL,
+        .start = (enum sf_start)(how / 256 % 3),
+        .lossless = how % 8 > 4,
+    };
+    begin(JOINS);
+    end(JOINS, sf_join(att, &joining, os_now_ns() + PATIENCE_NS));
+}
+
+static void
+seek(struct sf_attachment *att, uint64_t how)
+{
+    begin(SEEKS);
+    uint64_t seq = how % 4 == 3 ? sf_find_stamp(att, how << 32 | how)
+                                : sf_find_start(att, (enum sf_start)(how % 4));
+    end(SEEKS, sf_seek(att, seq, os_now_ns() + PATIENCE_NS));
+}
+
 static void *
 run_reader(void *context)
 {
     bool as_monitor = (uintptr_t)context % 2 == 1;
+    uint64_t seed = (uintptr_t)context | 2;
     while (must_go_on()) {
         struct sf_attachment *att = attach(as_monitor ? SF_AS_MONITOR : SF_AS_READER);
-        if (att) {
-            sf_subscribe(att, SF_OLDEST);
+        if (att && !as_monitor) {
+            join(att, random_next(&seed));
         }
         for (int i = 0; att && i < 300 && must_go_on(); i++) {
             read_one(att, i % 4 == 0);
+            if (i % 32 == 31) {
+                seek(att, random_next(&seed));
+            }
         }
         if (att) {
             sf_attachment_unref(att);

@@ -327,6 +327,8 @@ world_reset(struct world *world)
         att->held_len = att->held_blocks = att->pinned = 0;
         att->ring.corrupt = att->ring.mended = false;
         att->ring.anchor = SF_NIL;
+        att->group = 0;
+        att->lossless = false;
         att->slot = i == MONITOR ? SF_NIL : (uint32_t)i;
         att->owner = i == MONITOR ? 0 : sf_owner_word((uint32_t)i, 0);
         att->cursor = i == MONITOR ? &att->monitor_cursor : &att->ring.slots[i].cursor;
