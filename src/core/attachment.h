@@ -221,8 +221,20 @@ void sf_send_drop(struct sf_attachment *att, const struct sf_claim *claim);
 /* Ends the stream for everybody. 0, or SF_BUSY when a frozen writer holds the lock. */
 int sf_shutdown(struct sf_attachment *att, uint64_t until_ns);
 
-/* Page tables for [off, off + len) of the arena, 2 MiB at a time, the first time it is touched. */
-void sf_fill_pages(struct sf_attachment *att, uint64_t off, uint64_t len, bool writable);
+enum { SF_FILLED_READ = 1, SF_FILLED_WRITE = 2 };
+void sf_fill_pages_slow(struct sf_attachment *att, uint64_t off, uint64_t len, bool writable);
+/* Page tables for [off, off + len) of the arena. First touch of a page costs many times its copy: they
+ * are filled 2 MiB at a time, ahead of the copy. */
+static inline void
+sf_fill_pages(struct sf_attachment *att, uint64_t off, uint64_t len, bool writable)
+{
+    uint8_t bit = writable ? SF_FILLED_WRITE : SF_FILLED_READ;
+    bool one = off / SF_FILL_LEN == (off + len) / SF_FILL_LEN;
+    if (!one ||
+        (sf_load_relaxed(&att->filled[off / SF_FILL_LEN]) & bit) == 0) { /* a private hint */
+        sf_fill_pages_slow(att, off, len, writable);
+    }
+}
 
 /* ---- join.c ---- */
 

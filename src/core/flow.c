@@ -20,15 +20,12 @@
 #define SF_CLEAN_NS UINT64_C(100000000)
 #define SF_NAME_NS UINT64_C(1000000000)
 
-enum { FILLED_READ = 1, FILLED_WRITE = 2 };
-
 /* ---- page tables ---- */
 
-/* First touch of a page costs many times its copy; fill 2 MiB at a time, ahead of the copy. */
 void
-sf_fill_pages(struct sf_attachment *att, uint64_t off, uint64_t len, bool writable)
+sf_fill_pages_slow(struct sf_attachment *att, uint64_t off, uint64_t len, bool writable)
 {
-    uint8_t bit = writable ? FILLED_WRITE : FILLED_READ;
+    uint8_t bit = writable ? SF_FILLED_WRITE : SF_FILLED_READ;
     for (uint64_t chunk = off / SF_FILL_LEN; chunk * SF_FILL_LEN < off + len; chunk++) {
         uint8_t have = sf_load_relaxed(&att->filled[chunk]); /* a hint, private */
         if ((have & bit) == 0) {
@@ -131,10 +128,13 @@ number_or_mend(struct sf_attachment *att)
 }
 
 /* Under the lock: 0, SF_NO_ROOM, SF_LAGGING, SF_CORRUPT. */
-static int
+static inline int
 get_room(struct sf_attachment *att, const struct need *need, bool last)
 {
-    int status = need->number ? number_or_mend(att) : 0;
+    /* Relaxed: the lock is held (G). Without lossless readers every number is free, and publish finds
+     * out by itself whether the tail is broken. */
+    bool asks = need->number && sf_load_relaxed(&att->ring.header->floor_seq) != UINT64_MAX;
+    int status = asks ? number_or_mend(att) : 0;
     if (status == 0 && need->len != 0) {
         status = claim_or_mend(att, need->len, last ? SF_LANE_NOW : need->lane, need->claim);
     }

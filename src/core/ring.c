@@ -152,7 +152,7 @@ store_fields(struct sf_desc *d, const struct sf_message *m)
 
 /* The number that comes next, and whether the depth makes room for it; *evict gets the number up to
  * which must go first, or 0. */
-static int
+static inline int
 next_number(struct sf_ring *ring, uint64_t *seq, uint64_t *evict)
 {
     /* Relaxed: only lock holders store head and tail, and edge G orders those. */

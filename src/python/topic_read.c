@@ -211,8 +211,9 @@ look_at(struct sf_attachment *att, uint64_t seq, uint64_t *from, struct sf_messa
                                 : status;
 }
 
-int
-sf_take(TopicObject *self, const struct sf_request *request, bool pass, struct sf_taken *taken)
+/* Inlined into the loop of a read, which is where messages are many and small. */
+static inline __attribute__((always_inline)) int
+take(TopicObject *self, const struct sf_request *request, bool pass, struct sf_taken *taken)
 {
     struct sf_attachment *att = self->t.att;
     struct sf_message m;
@@ -264,6 +265,12 @@ sf_take(TopicObject *self, const struct sf_request *request, bool pass, struct s
     sf_attachment_unref(att);
     describe_taken(taken, &m);
     return status;
+}
+
+int
+sf_take(TopicObject *self, const struct sf_request *request, bool pass, struct sf_taken *taken)
+{
+    return take(self, request, pass, taken);
 }
 
 /* ---- waiting ---- */
@@ -415,7 +422,7 @@ sf_read_next(struct sf_state *state, TopicObject *self, const struct sf_request 
         status = ready ? 0 : sf_get_ready(state, self, &request->deadline, &waiting_since, &ready);
         if (ready) {
             status = request->stack != 0 ? sf_take_stack(self, request, taken)
-                                         : sf_take(self, request, true, taken);
+                                         : take(self, request, true, taken);
             if (status == 1 || status == -1) {
                 break;
             }
