@@ -106,6 +106,8 @@ try_slot(struct sf_attachment *att, int fd, uint32_t slot)
     if (sf_load_acquire(&att->ring.slots[slot].state) != SF_SLOT_FREE) {
         clean_slot(&att->ring, slot);
         att->cleaned++;
+        sf_fence_seq(); /* H, as in sf_clean_dead: a dead reader may have been in a writer's way */
+        sf_bell_ring(&att->ring.header->room);
     }
     settle_in(att, slot);
     return 0;

@@ -316,6 +316,30 @@ TEST(a_member_that_died_minds_nothing_and_protects_nothing)
     close_topic(w);
 }
 
+/* Where all slots are taken, who attaches cleans a dead one's by taking it over. */
+TEST(who_takes_a_dead_readers_slot_over_tells_writers_that_wait)
+{
+    struct sf_attachment *w = open_topic(DEPTH, DEPTH), *all[SF_MAX_PARTICIPANTS];
+    struct stage *stage = stage_make();
+    uint32_t count = 0;
+    while (count < w->ring.lay.max_participants - 2) {
+        all[count++] = attach("t", SF_AS_READER);
+    }
+    pid_t pid = child(join_and_stay, stage);
+    CHECK(EVENTUALLY(sf_load_seq(&stage->word[0]) == 1));
+    kill_child(pid);
+    uint32_t rung = sf_room_listen(w);
+    CHECK_EQ(write_now(w), SF_LAGGING);
+    all[count++] = attach("t", SF_AS_READER);
+    CHECK_EQ(sf_load_relaxed(&w->ring.header->room.count), rung + 1); /* one thread */
+    CHECK_EQ(write_now(w), 0);
+    while (count > 0) {
+        sf_attachment_unref(all[--count]);
+    }
+    stage_drop(stage);
+    close_topic(w);
+}
+
 TEST(a_writer_that_waits_for_a_dead_reader_goes_on_in_the_same_call)
 {
     char data[LEN] = {0};
