@@ -141,12 +141,17 @@ get_room(struct sf_attachment *att, const struct need *need, bool last)
     return status;
 }
 
-/* Nobody can wait for himself: is the writing Topic the only one that has not read all? */
+/* Nobody can wait for himself: is the writing Topic the only one that has not read all? Under the
+ * lock, after SF_LAGGING: who was in the way may have read on since, so it must also stand at the
+ * floor that was just computed. */
 static bool
-is_own_lag(const struct sf_attachment *att)
+is_own_lag_locked(const struct sf_attachment *att)
 {
-    uint64_t head = sf_load_relaxed(&att->ring.header->head); /* as good as the moment */
-    return att->lossless && sf_floor_without(&att->ring, att->slot) > head;
+    /* G, both; the cursor is ours to move, or our group's, which the others then keep. */
+    uint64_t head = sf_load_relaxed(&att->ring.header->head);
+    uint64_t floor = sf_load_relaxed(&att->ring.header->floor_seq);
+    return att->lossless && sf_load_relaxed(att->cursor) <= floor && /* as above */
+           sf_floor_without(&att->ring, att->slot) > head;
 }
 
 /* Enters and gets room; returns with the lock held on 0, and not held otherwise. */
@@ -164,8 +169,10 @@ enter_with_room(struct sf_attachment *att, const struct need *need, uint64_t unt
         if (status == 0) {
             return 0;
         }
+        bool own_lag = status == SF_LAGGING && is_own_lag_locked(att);
         sf_unlock(att);
-        if (status == SF_LAGGING && is_own_lag(att)) {
+        if (own_lag) {
+            sf_leave_queue(att); /* P3: it does not wait, and must not stand first in line */
             return SF_OWN_LAG;
         }
         if ((status != SF_NO_ROOM && status != SF_LAGGING) || until_ns == SF_TRY ||

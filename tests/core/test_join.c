@@ -193,6 +193,28 @@ TEST(nobody_waits_for_himself)
     close_topic(w);
 }
 
+/* What it asked for had no room in main, nor in the lane: it was first in line, and does not wait. */
+TEST(who_waits_for_nobody_gives_up_its_turn_for_the_lane)
+{
+    static char data[8192];
+    struct sf_attachment *w = open_topic(0, 0);
+    CHECK_EQ(join(w, NULL, SF_OLDEST, true), 0);
+    uint64_t len = sizeof data;
+    struct sf_out out = out_of(data, len, &len);
+    struct sf_claim claim;
+    int status = 0;
+    for (int i = 0; i < 100 && status == 0; i++) {
+        uint64_t seq;
+        status = sf_send_claim(w, len, SF_LANE_IN_TURN, SF_TRY, &claim);
+        if (status == 0) {
+            REQUIRE_EQ(sf_send_publish(w, &out, &claim, SF_TRY, &seq), 0);
+        }
+    }
+    CHECK_EQ(status, SF_OWN_LAG);
+    CHECK_EQ(sf_load_relaxed(&w->ring.header->turn), 0); /* one thread */
+    close_topic(w);
+}
+
 /* ---- groups ---- */
 
 TEST(members_take_each_message_once_and_the_group_goes_on_without_them)
