@@ -173,7 +173,8 @@ shmflow_write(struct shmflow_topic *topic, const struct shmflow_array *array, in
             return status;
         }
         status = send(t->att, &out, slice_of(until_ns), &number);
-        if ((status == SF_BUSY || status == SF_NO_ROOM) && os_now_ns() < until_ns) {
+        if ((status == SF_BUSY || status == SF_NO_ROOM || status == SF_LAGGING) &&
+            os_now_ns() < until_ns) {
             continue;
         }
         if (status == SF_GONE) {
