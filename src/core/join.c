@@ -10,7 +10,8 @@
  *
  * Invariants
  *   N4  Policy and group are stored under the writer lock, the floor is lowered before it is released.
- *   N5  A group's place is given to another name only when no slot names it.
+ *   N5  A group's place is given to another name only when no slot names it. Who leaves names it
+ *       until its slot is given up: another thread's call may be about to move its cursor.
  *   N6  att->cursor, lossless and group change only here, before the reader's first message; other
  *       threads see them through the Topic's own order (topic.h, U1).
  *
@@ -76,7 +77,10 @@ count_members(const struct sf_ring *ring, uint32_t group, uint32_t *policies)
     *policies = 0;
     for (uint32_t slot = 0; slot < ring->lay.max_participants; slot++) {
         if (sf_load_relaxed(&ring->slots[slot].group) == group) { /* G */
-            *policies |= UINT32_C(1) << (sf_load_relaxed(&ring->slots[slot].policy) & 1); /* G */
+            uint32_t policy = sf_load_relaxed(&ring->slots[slot].policy); /* G */
+            if (policy != SF_POLICY_LEFT) {
+                *policies |= UINT32_C(1) << (policy & 1);
+            }
             count++;
         }
     }
@@ -206,8 +210,7 @@ sf_unjoin(struct sf_attachment *att)
     }
     struct sf_participant *p = &att->ring.slots[att->slot];
     /* Relaxed: from here it protects nothing; H's fence tells writers that wait for room. */
-    sf_store_relaxed(&p->policy, 0);
-    sf_store_release(&p->group, 0); /* with floor.c's acquire */
+    sf_store_relaxed(&p->policy, att->group != 0 ? SF_POLICY_LEFT : 0); /* N5 */
     sf_fence_seq();
     sf_bell_ring(&att->ring.header->room);
 }
@@ -245,8 +248,10 @@ sf_seek(struct sf_attachment *att, uint64_t seq, uint64_t until_ns)
     }
     status = check_range(&att->ring, seq);
     if (status == 0) {
-        if (att->lossless) {
-            sf_lower_floor_locked(&att->ring, seq); /* N4: before the cursor falls */
+        if (locked) {
+            /* N4: before the cursor falls. Also for a group that was lossy when this one joined it:
+             * others may have made it anew since, while this one was leaving. */
+            sf_lower_floor_locked(&att->ring, seq);
         }
         move_cursor(att, seq);
     }

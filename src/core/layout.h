@@ -71,6 +71,7 @@
 #define SF_ROLE_READER 1u
 #define SF_ROLE_WRITER 2u
 #define SF_POLICY_LOSSLESS 1u /* else 0 */
+#define SF_POLICY_LEFT 2u /* no member any more; the slot still names the group (N5) */
 
 /* A word that sleepers sleep on. Written by wakers (count, sleepers := 0) and by sleepers
  * (sleepers := 1); protocol and edges in wait.c. */
@@ -148,7 +149,7 @@ struct sf_participant {
     _Alignas(64) _Atomic uint64_t written;
     _Atomic uint64_t written_len;
     _Atomic uint64_t waits; /* writes that had to wait for room */
-    /* Writer: join under the writer lock; leaving (0) and cleaning (0) without it. Readers: who
+    /* Writer: join under the writer lock; leaving and cleaning (0) without it. Readers: who
      * holds the lock (floor.c), monitors. group: 0, or its place in groups[] + 1. */
     _Atomic uint32_t group, policy;
     uint8_t pad_writer[32];

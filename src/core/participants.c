@@ -142,7 +142,7 @@ sf_slot_give_up(struct sf_attachment *att)
     sf_store_release(&p->gen, sf_load_relaxed(&p->gen) + 1); /* E', as in clean_slot */
     sf_store_relaxed(&p->roles, 0);
     sf_store_relaxed(&p->policy, 0); /* as in clean_slot; a Topic has left already (join.c) */
-    sf_store_release(&p->group, 0); /* as there */
+    sf_store_release(&p->group, 0); /* as there; the place may be another's now (N5) */
     sf_store_release(&p->state, SF_SLOT_FREE); /* as in clean_slot */
 }
 

@@ -177,7 +177,8 @@ static PyObject *
 group_text(const struct sf_attachment *att, const struct sf_participant *p)
 {
     uint32_t group = sf_load_relaxed(&p->group); /* told to people */
-    const struct sf_group *g = group - 1 < SF_GROUPS ? &att->ring.groups[group - 1] : NULL;
+    bool left = sf_load_relaxed(&p->policy) == SF_POLICY_LEFT; /* as above */
+    const struct sf_group *g = !left && group - 1 < SF_GROUPS ? &att->ring.groups[group - 1] : NULL;
     /* Acquire: with join's release of the name. */
     return g && sf_load_acquire(&g->used) != 0 ? shown_text(g->name, sizeof g->name)
                                                : PyUnicode_FromString("");

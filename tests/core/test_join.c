@@ -296,8 +296,8 @@ TEST(as_many_groups_as_there_are_places_and_those_without_members_are_given_away
     CHECK_EQ(late->group, 5);
     sf_unjoin(late);
     sf_attachment_unref(late);
-    sf_unjoin(all[9]);
-    late = attach("t", SF_AS_READER);
+    sf_attachment_unref(all[9]);
+    all[9] = late = attach("t", SF_AS_READER);
     CHECK_EQ(join(late, "late", SF_NEW, false), 0);
     CHECK_EQ(late->group, 10);
     CHECK_EQ(cursor_of(late), 3); /* nothing of the one before */
@@ -305,7 +305,37 @@ TEST(as_many_groups_as_there_are_places_and_those_without_members_are_given_away
     for (uint32_t i = 0; i < SF_GROUPS; i++) {
         sf_attachment_unref(all[i]);
     }
+    close_topic(w);
+}
+
+/* Another thread's read or seek may be under way when a Topic is closed. */
+TEST(the_place_of_a_group_stays_its_own_until_the_last_call_of_a_member_is_over)
+{
+    struct sf_attachment *w = open_topic(DEPTH, 3), *all[SF_GROUPS], *late;
+    char name[8];
+    for (uint32_t i = 0; i < SF_GROUPS; i++) {
+        snprintf(name, sizeof name, "g%u", i);
+        all[i] = attach("t", SF_AS_READER);
+        REQUIRE_EQ(join(all[i], name, SF_OLDEST, false), 0);
+    }
+    struct sf_message m = {.seq = 0};
+    uint64_t from;
+    REQUIRE_EQ(sf_take_look(all[5], false, &from, &m), 0);
+    sf_unjoin(all[5]);
+    late = attach("t", SF_AS_READER);
+    CHECK_EQ(join(late, "late", SF_OLDEST, true), SF_NO_GROUP);
+    CHECK(sf_take_commit(all[5], from, &m));
+    CHECK_EQ(join(late, "g5", SF_OLDEST, true), 0); /* of another policy: nobody is there to mind */
+    CHECK_EQ(cursor_of(late), 2);
     sf_attachment_unref(late);
+    sf_attachment_unref(all[5]);
+    late = attach("t", SF_AS_READER);
+    CHECK_EQ(join(late, "late", SF_OLDEST, true), 0);
+    CHECK_EQ(cursor_of(late), 1);
+    all[5] = late;
+    for (uint32_t i = 0; i < SF_GROUPS; i++) {
+        sf_attachment_unref(all[i]);
+    }
     close_topic(w);
 }
 
