@@ -91,7 +91,7 @@ enum sf_attach_as { SF_AS_MONITOR, SF_AS_READER, SF_AS_WRITER };
  * Fails with the rung's status; never creates, truncates or removes. */
 int sf_attach(const char *path, enum sf_attach_as as, struct sf_attachment **out);
 void sf_attachment_ref(struct sf_attachment *att);
-void sf_attachment_unref(struct sf_attachment *att);
+SF_APART void sf_attachment_unref(struct sf_attachment *att);
 
 /* Ends a generation: flags it, rings, removes its name. `identity` says which generation is
  * meant, NULL any. SF_BUSY: it is not in the state that `when` asks for. SF_NOT_FOUND, SF_DENIED. */
@@ -104,7 +104,7 @@ int sf_segment_remove(const char *path, const uint8_t *identity, enum sf_when wh
 /* The same at the end of the process, if nobody is attached but the slots that `mine` marks. */
 int sf_segment_remove_last(const char *path, const uint8_t *identity, const uint8_t *mine);
 /* Does the name still lead to this segment? If not, says so to all in the segment. */
-bool sf_attachment_is_named(struct sf_attachment *att);
+SF_COLD bool sf_attachment_is_named(struct sf_attachment *att);
 /* Was it removed, by the flag or by the name? */
 bool sf_attachment_has_gone(struct sf_attachment *att);
 /* Reads a segment's constants without taking anything. */
@@ -116,33 +116,33 @@ int sf_segment_peek(const char *path, struct sf_layout *layout, struct os_file_i
 int sf_slot_take(struct sf_attachment *att, int lock_fd);
 void sf_slot_give_up(struct sf_attachment *att);
 /* Cleans dead participants; returns how many. Opens the file anew; rate-limit it. */
-int sf_clean_dead(struct sf_attachment *att);
+SF_COLD int sf_clean_dead(struct sf_attachment *att);
 /* Is the participant of this owner word dead? Then it is cleaned. Rate-limited inside. */
-bool sf_probe_dead(struct sf_attachment *att, uint32_t owner);
+SF_COLD bool sf_probe_dead(struct sf_attachment *att, uint32_t owner);
 /* Fills alive[max_participants] with 1 where a slot is taken by a living participant; how many, or
  * why it cannot be told. */
 int sf_list_living(struct sf_attachment *att, uint8_t *alive);
 /* How many others are attached and alive, or why it cannot be told. */
 int sf_count_others(struct sf_attachment *att);
-void sf_add_role(struct sf_attachment *att, uint32_t role);
+SF_COLD void sf_add_role(struct sf_attachment *att, uint32_t role);
 void sf_clear_roles(struct sf_attachment *att);
 
 /* ---- lock.c ---- */
 
 int sf_lock_try(struct sf_attachment *att);
 /* Until until_ns: 0, or not held: SF_BUSY, SF_INTERRUPTED, SF_GONE, SF_CORRUPT. */
-int sf_lock_wait(struct sf_attachment *att, uint64_t until_ns);
+SF_APART int sf_lock_wait(struct sf_attachment *att, uint64_t until_ns);
 void sf_unlock(struct sf_attachment *att);
 
 /* ---- wait.c ---- */
 
 /* Wakes all sleepers, if the flag says that there are any, or in any case. */
 void sf_bell_ring(struct sf_bell *bell);
-void sf_bell_ring_always(struct sf_bell *bell);
+SF_APART void sf_bell_ring_always(struct sf_bell *bell);
 /* Until until_ns at most, and at most a slice: 0 look again, SF_EMPTY nothing came,
  * SF_INTERRUPTED. spin_ns < 0: adaptive. */
-int sf_wait_message(struct sf_attachment *att, uint64_t cursor, uint64_t until_ns, int64_t spin_ns,
-                    const _Atomic uint32_t *closed);
+SF_APART int sf_wait_message(struct sf_attachment *att, uint64_t cursor, uint64_t until_ns,
+                             int64_t spin_ns, const _Atomic uint32_t *closed);
 /* One of many topics that are waited for in one sleep. */
 struct sf_waited {
     struct sf_attachment *att; /* NULL: there is no topic yet */
@@ -155,8 +155,8 @@ struct sf_waited {
  * (look again all the same), SF_INTERRUPTED. */
 int sf_wait_any(const struct sf_waited *waited, unsigned count, uint64_t until_ns);
 /* Waiting for room: listen, try to claim, then sleep for what rang since listen. */
-uint32_t sf_room_listen(struct sf_attachment *att);
-int sf_room_sleep(struct sf_attachment *att, uint32_t count, uint64_t until_ns);
+SF_COLD uint32_t sf_room_listen(struct sf_attachment *att);
+SF_COLD int sf_room_sleep(struct sf_attachment *att, uint32_t count, uint64_t until_ns);
 
 /* ---- pins.c ---- */
 
@@ -216,13 +216,14 @@ int sf_send_publish(struct sf_attachment *att, const struct sf_out *out,
 /* A write had to wait for room: told once per write, to people. */
 void sf_count_wait(struct sf_attachment *att);
 /* Gives up waiting for room: the next in line is told. */
-void sf_leave_queue(struct sf_attachment *att);
+SF_COLD void sf_leave_queue(struct sf_attachment *att);
 void sf_send_drop(struct sf_attachment *att, const struct sf_claim *claim);
 /* Ends the stream for everybody. 0, or SF_BUSY when a frozen writer holds the lock. */
 int sf_shutdown(struct sf_attachment *att, uint64_t until_ns);
 
 enum { SF_FILLED_READ = 1, SF_FILLED_WRITE = 2 };
-void sf_fill_pages_slow(struct sf_attachment *att, uint64_t off, uint64_t len, bool writable);
+SF_COLD void sf_fill_pages_slow(struct sf_attachment *att, uint64_t off, uint64_t len,
+                                bool writable);
 /* Page tables for [off, off + len) of the arena. First touch of a page costs many times its copy: they
  * are filled 2 MiB at a time, ahead of the copy. */
 static inline void

@@ -73,7 +73,7 @@ enter(struct sf_attachment *att, uint64_t until_ns)
     return 0;
 }
 
-static void
+static SF_COLD void
 clean_rarely(struct sf_attachment *att)
 {
     uint64_t now = os_now_ns();
@@ -113,7 +113,7 @@ struct need {
 };
 
 /* The same for a number: a broken tail is found here before any claim looks at it. */
-static int
+static SF_COLD int
 number_or_mend(struct sf_attachment *att)
 {
     int status = sf_may_publish_locked(&att->ring);

@@ -120,9 +120,9 @@ bool sf_owner_lives(const struct sf_ring *ring, uint32_t owner);
 /* Where the reader in this slot stands: its own cursor, or its group's. */
 const _Atomic uint64_t *sf_cursor_of(const struct sf_ring *ring, uint32_t slot);
 /* The lowest cursor of all lossless readers but the one in slot `but`; UINT64_MAX: there is none. */
-uint64_t sf_floor_without(const struct sf_ring *ring, uint32_t but);
+SF_COLD uint64_t sf_floor_without(const struct sf_ring *ring, uint32_t but);
 /* Computes the floor anew; true if it is higher now. */
-bool sf_raise_floor_locked(struct sf_ring *ring);
+SF_COLD bool sf_raise_floor_locked(struct sf_ring *ring);
 /* A lossless reader is about to stand at `cursor`. */
 void sf_lower_floor_locked(struct sf_ring *ring, uint64_t cursor);
 /* Has every lossless reader read message `seq`? */
@@ -132,7 +132,7 @@ bool sf_may_evict_locked(struct sf_ring *ring, uint64_t seq);
 
 /* Recomputes everything from the descriptor table. Idempotent. SF_CORRUPT when the table
  * contradicts itself. Also makes a fresh, zeroed segment usable. The caller rings the bells. */
-int sf_rebuild_locked(struct sf_ring *ring);
+SF_COLD int sf_rebuild_locked(struct sf_ring *ring);
 #ifdef SF_DEBUG
 /* Stops the program if an invariant of L5 … L7 does not hold. */
 void sf_check_locked(struct sf_ring *ring);

@@ -390,7 +390,7 @@ find_room(struct sf_ring *ring, int area, uint64_t len, uint64_t *off)
 
 /* ---- descriptors ---- */
 
-static void
+static SF_COLD void
 sweep(struct sf_ring *ring, int area)
 {
     uint32_t desc = after(ring, area, SF_NIL);

@@ -11,6 +11,12 @@
 #ifndef SHMFLOW_STATUS_H
 #define SHMFLOW_STATUS_H
 
+/* The two hot calls, write and read, flatten what they call into themselves. Kept out of that: what
+ * runs rarely, and what runs often but is far more work than a call. */
+#define SF_COLD __attribute__((cold, noinline))
+#define SF_APART __attribute__((noinline))
+#define SF_HOT __attribute__((flatten))
+
 #define SF_STATUSES(X)                                                                             \
     X(SF_EMPTY, -5001, "nothing to read yet")                                                      \
     X(SF_BUSY, -5002, "the writer lock is held by another writer")                                 \

@@ -64,7 +64,7 @@ int sf_topic_enter(struct sf_topic *topic);
 /* Attaches as a reader (or monitor) if the topic is there, and joins. SF_NOT_FOUND: wait and ask again.
  * SF_BUSY: attached, but a writer holds the lock that a lossless reader or a member needs; call
  * sf_join with sf_topic_joining's answer and patience, then ask again. */
-int sf_topic_to_read(struct sf_topic *topic);
+SF_COLD int sf_topic_to_read(struct sf_topic *topic);
 /* Attaches if the topic is there, without becoming a reader. SF_NOT_FOUND. */
 int sf_topic_to_look(struct sf_topic *topic);
 /* How this Topic joins its generation. Borrows the group's name. */
@@ -73,14 +73,14 @@ void sf_topic_joining(const struct sf_topic *topic, struct sf_joining *how);
 void sf_topic_has_joined(struct sf_topic *topic);
 /* Attaches as a writer. SF_NOT_FOUND: create with *make, then ask again. message_len: of the
  * first message, 0 if not known. */
-int sf_topic_to_write(struct sf_topic *topic, uint64_t message_len, struct sf_params *make);
+SF_COLD int sf_topic_to_write(struct sf_topic *topic, uint64_t message_len, struct sf_params *make);
 /* Removes what is there (for replace=True). 0 or SF_NOT_FOUND are both fine. */
 int sf_topic_remove(struct sf_topic *topic);
 /* Leaves the generation, keeping the totals. */
-void sf_topic_leave(struct sf_topic *topic);
+SF_COLD void sf_topic_leave(struct sf_topic *topic);
 void sf_topic_close(struct sf_topic *topic);
 /* Has the name passed to another segment, or appeared, since we attached? */
-bool sf_topic_has_moved(struct sf_topic *topic);
+SF_COLD bool sf_topic_has_moved(struct sf_topic *topic);
 void sf_topic_totals(struct sf_topic *topic, struct sf_totals *out);
 
 #endif

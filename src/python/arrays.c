@@ -60,7 +60,7 @@ remember(PyObject *cache, PyObject *key, PyObject *value)
 }
 
 /* The wire form of a dtype: new reference to bytes. */
-static PyObject *
+static SF_COLD PyObject *
 describe(struct sf_state *state, PyObject *descr)
 {
     struct sf_dtype_cache *cache = &state->dtypes;
@@ -82,34 +82,42 @@ describe(struct sf_state *state, PyObject *descr)
     return wire;
 }
 
+/* A dtype that is not the last one's. */
+static SF_APART int
+put_other_dtype(TopicObject *topic, PyArray_Descr *descr, struct sf_source *source)
+{
+    struct sf_last_dtypes *last = &topic->last;
+    PyObject *wire = describe(topic->state, (PyObject *)descr);
+    if (!wire) {
+        return -1;
+    }
+    source->out.dtype_len = (uint32_t)PyBytes_GET_SIZE(wire);
+    /* Not with fields: their names can be changed in place. Nor with metadata, which may lead back
+     * to this Topic. */
+    if (source->out.dtype_len > SF_INLINE_DTYPE || PyDataType_HASFIELDS(descr) ||
+        PyDataType_METADATA(descr)) {
+        source->wire = wire;
+        source->out.dtype = PyBytes_AS_STRING(wire);
+        return 0;
+    }
+    memset(last->out_wire, 0, sizeof last->out_wire);
+    memcpy(last->out_wire, PyBytes_AS_STRING(wire), source->out.dtype_len);
+    last->out_len = source->out.dtype_len;
+    Py_DECREF(wire);
+    PyObject *old = last->out_dtype;
+    last->out_dtype = Py_NewRef((PyObject *)descr);
+    memcpy(source->wire_inline, last->out_wire, sizeof source->wire_inline);
+    source->out.dtype = source->wire_inline;
+    Py_XDECREF(old); /* may run code, which may write through this Topic: last */
+    return 0;
+}
+
 static int
 put_dtype(TopicObject *topic, PyArray_Descr *descr, struct sf_source *source)
 {
     struct sf_last_dtypes *last = &topic->last;
     if ((PyObject *)descr != last->out_dtype) {
-        PyObject *wire = describe(topic->state, (PyObject *)descr);
-        if (!wire) {
-            return -1;
-        }
-        source->out.dtype_len = (uint32_t)PyBytes_GET_SIZE(wire);
-        /* Not with fields: their names can be changed in place. Nor with metadata, which may lead
-         * back to this Topic. */
-        if (source->out.dtype_len > SF_INLINE_DTYPE || PyDataType_HASFIELDS(descr) ||
-            PyDataType_METADATA(descr)) {
-            source->wire = wire;
-            source->out.dtype = PyBytes_AS_STRING(wire);
-            return 0;
-        }
-        memset(last->out_wire, 0, sizeof last->out_wire);
-        memcpy(last->out_wire, PyBytes_AS_STRING(wire), source->out.dtype_len);
-        last->out_len = source->out.dtype_len;
-        Py_DECREF(wire);
-        PyObject *old = last->out_dtype;
-        last->out_dtype = Py_NewRef((PyObject *)descr);
-        memcpy(source->wire_inline, last->out_wire, sizeof source->wire_inline);
-        source->out.dtype = source->wire_inline;
-        Py_XDECREF(old); /* may run code, which may write through this Topic: last */
-        return 0;
+        return put_other_dtype(topic, descr, source);
     }
     memcpy(source->wire_inline, last->out_wire, sizeof source->wire_inline);
     source->out.dtype = source->wire_inline;

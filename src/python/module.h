@@ -80,19 +80,20 @@ struct sf_taken {
 /* ---- errors.c ---- */
 
 /* Raises what the status means; returns -1. The only place where statuses become exceptions. */
-int sf_raise(struct sf_state *state, TopicObject *topic, int status);
-int sf_raise_with(struct sf_state *state, TopicObject *topic, int status, PyObject *details);
-int sf_raise_empty(struct sf_state *state, TopicObject *topic, double timeout);
-int sf_raise_full(struct sf_state *state, TopicObject *topic, int status, double timeout,
-                  uint64_t len);
-int sf_raise_too_large(struct sf_state *state, TopicObject *topic, uint64_t len);
-int sf_raise_wrong_mode(struct sf_state *state, TopicObject *topic, const char *call);
+SF_COLD int sf_raise(struct sf_state *state, TopicObject *topic, int status);
+SF_COLD int sf_raise_with(struct sf_state *state, TopicObject *topic, int status,
+                          PyObject *details);
+SF_COLD int sf_raise_empty(struct sf_state *state, TopicObject *topic, double timeout);
+SF_COLD int sf_raise_full(struct sf_state *state, TopicObject *topic, int status, double timeout,
+                          uint64_t len);
+SF_COLD int sf_raise_too_large(struct sf_state *state, TopicObject *topic, uint64_t len);
+SF_COLD int sf_raise_wrong_mode(struct sf_state *state, TopicObject *topic, const char *call);
 /* WrongMode: what was asked for cannot go together; `format` as PyUnicode_FromFormat has it. */
-int sf_raise_contradiction(struct sf_state *state, const char *format, ...);
+SF_COLD int sf_raise_contradiction(struct sf_state *state, const char *format, ...);
 /* What every call starts with: closed? forked? */
 int sf_begin(struct sf_state *state, TopicObject *topic);
 /* Python threads come back from a slice here: signals, and whether the Topic was closed. */
-int sf_check_in(struct sf_state *state, TopicObject *topic);
+SF_APART int sf_check_in(struct sf_state *state, TopicObject *topic);
 
 /* ---- arguments (args.c) ---- */
 
@@ -101,13 +102,13 @@ struct sf_deadline {
     double seconds; /* as asked, for texts */
 };
 /* None: for ever. Negative, NaN: ValueError. The clock starts at the call. */
-int sf_parse_timeout(PyObject *value, struct sf_deadline *out);
+SF_APART int sf_parse_timeout(PyObject *value, struct sf_deadline *out);
 /* Splits a METH_FASTCALL|METH_KEYWORDS call: fills out[i] for names[i]; the first `positional`
  * may be given by position, and only so if their name is "". Missing ones stay NULL. */
-int sf_parse_call(const char *call, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
-                  const char *const *names, int count, int positional, int required,
-                  PyObject **out);
-int sf_parse_stamp(PyObject *value, uint64_t *out);
+SF_APART int sf_parse_call(const char *call, PyObject *const *args, Py_ssize_t nargs,
+                           PyObject *kwnames, const char *const *names, int count, int positional,
+                           int required, PyObject **out);
+SF_COLD int sf_parse_stamp(PyObject *value, uint64_t *out);
 int sf_parse_flag(PyObject *value, bool *out);
 
 /* ---- options.c ---- */
@@ -146,9 +147,9 @@ struct sf_shorter {
 int sf_shape_within(struct sf_state *state, PyObject *array, PyObject *shape,
                     struct sf_shorter *shorter);
 /* Copies a strided source into `at`, C order. */
-int sf_copy_strided(struct sf_source *source, void *at);
+SF_APART int sf_copy_strided(struct sf_source *source, void *at);
 /* Makes a strided source contiguous; for small ones. */
-int sf_source_pack(struct sf_source *source);
+SF_APART int sf_source_pack(struct sf_source *source);
 
 /* An array over `at` that keeps `base` alive, or with memory of its own (at NULL). */
 PyObject *sf_array_over(PyObject *descr, uint32_t ndim, const uint64_t *shape, bool fortran,
@@ -163,16 +164,16 @@ void sf_array_freeze(PyObject *array);
 /* dtype and shape of a message from its description; checks that they give payload_len. `prefix`
  * is a private copy or a pinned block. New reference to the dtype, or NULL: not a valid one (no
  * exception set), or an exception. */
-PyObject *sf_message_dtype(TopicObject *topic, const struct sf_message *message, const char *prefix,
-                           uint64_t *shape);
+SF_APART PyObject *sf_message_dtype(TopicObject *topic, const struct sf_message *message,
+                                    const char *prefix, uint64_t *shape);
 /* The dtype of the last message, if this one has the same short description: borrowed, no code
  * of Python's runs. */
 PyObject *sf_message_dtype_cached(const TopicObject *topic, const struct sf_message *message);
 /* Y1: do dtype and shape give the payload's length? */
 bool sf_shape_fits(PyObject *descr, const struct sf_message *message, const uint64_t *shape);
 /* Does `out` match? 0, or -1 with an exception. */
-int sf_check_out(PyObject *out, PyObject *descr, uint32_t ndim, const uint64_t *shape,
-                 bool fortran);
+SF_APART int sf_check_out(PyObject *out, PyObject *descr, uint32_t ndim, const uint64_t *shape,
+                          bool fortran);
 bool sf_is_array(PyObject *object);
 
 /* ---- the types ---- */
@@ -182,7 +183,7 @@ PyTypeObject *sf_make_stats_type(void);
 PyTypeObject *sf_make_participant_type(void);
 
 /* view.c */
-PyObject *sf_view_new(struct sf_state *state, struct sf_attachment *att, uint32_t desc);
+SF_APART PyObject *sf_view_new(struct sf_state *state, struct sf_attachment *att, uint32_t desc);
 PyObject *sf_view_new_claim(struct sf_state *state, struct sf_attachment *att,
                             const struct sf_claim *claim);
 
@@ -215,13 +216,13 @@ int sf_read_next(struct sf_state *state, TopicObject *self, const struct sf_requ
 int sf_take(TopicObject *self, const struct sf_request *request, bool pass, struct sf_taken *taken);
 /* Attaches and joins, waiting for the topic and for the lock. 0 look again, 1 the deadline is over, -1
  * exception; *ready when the Topic may take. */
-int sf_get_ready(struct sf_state *state, TopicObject *self, const struct sf_deadline *deadline,
-                 uint64_t *waiting_since, bool *ready);
+SF_COLD int sf_get_ready(struct sf_state *state, TopicObject *self,
+                         const struct sf_deadline *deadline, uint64_t *waiting_since, bool *ready);
 /* latest=True is refused where it contradicts the policy: 0, or -1 with an exception. */
-int sf_refuse_newest(struct sf_state *state, TopicObject *self);
+SF_COLD int sf_refuse_newest(struct sf_state *state, TopicObject *self);
 /* What a call gives that took nothing: the default, or an exception. */
-PyObject *sf_finish_read(struct sf_state *state, TopicObject *self,
-                         const struct sf_request *request, int status);
+SF_APART PyObject *sf_finish_read(struct sf_state *state, TopicObject *self,
+                                  const struct sf_request *request, int status);
 /* Takes the next message as a Message; NULL with *status as sf_read_next gives it. */
 PyObject *sf_read_message(struct sf_state *state, TopicObject *self,
                           const struct sf_request *request, int *status);
@@ -236,7 +237,8 @@ PyObject *sf_topic_next(PyObject *self);
 int sf_topic_open_reader(struct sf_state *state, TopicObject *self);
 
 /* stack.c: as sf_take, for request->stack messages that are alike. */
-int sf_take_stack(TopicObject *self, const struct sf_request *request, struct sf_taken *taken);
+SF_APART int sf_take_stack(TopicObject *self, const struct sf_request *request,
+                           struct sf_taken *taken);
 
 /* topic_batch.c */
 PyObject *sf_topic_write_many_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
@@ -262,7 +264,7 @@ PyObject *sf_topic_loan_method(PyObject *self, PyObject *const *args, Py_ssize_t
 PyObject *sf_topic_shutdown_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                                    PyObject *kwnames);
 /* Attaches as a writer, creating what is missing. len: of the first message, or 0. */
-int sf_topic_open_writer(struct sf_state *state, TopicObject *self, uint64_t len);
+SF_COLD int sf_topic_open_writer(struct sf_state *state, TopicObject *self, uint64_t len);
 /* Writes what source says; 0 and *seq, or -1. */
 int sf_topic_send(struct sf_state *state, TopicObject *self, struct sf_source *source,
                   const struct sf_deadline *deadline, uint64_t *seq);
@@ -292,7 +294,7 @@ PyObject *sf_topic_read_message_async_method(PyObject *self, PyObject *const *ar
                                              Py_ssize_t nargs, PyObject *kwnames);
 PyObject *sf_topic_aiter(PyObject *self);
 /* The beacon learns where the reader stands: after whatever read, sought or attached. */
-void sf_settle(TopicObject *self);
+SF_APART void sf_settle(TopicObject *self);
 /* The descriptor goes; before the topic is closed. */
 void sf_drop_beacon(TopicObject *self);
 

@@ -39,7 +39,7 @@ commit(struct sf_attachment *att, const struct sf_request *request, uint64_t fro
 }
 
 /* 1 taken, 0 try again, -1 exception. Pin path: the array lies in the ring. */
-static int
+static SF_APART int
 take_view(TopicObject *self, struct sf_attachment *att, const struct sf_request *request,
           uint64_t from, const struct sf_message *m, struct sf_taken *taken)
 {
@@ -91,7 +91,7 @@ copy_payload(struct sf_attachment *att, const struct sf_message *m, void *to)
 
 /* The same by the copy path. The block may be evicted under us; then it is tried again. Where it is
  * held and members of a group compete for it, the one that gets it is found before the copy. */
-static int
+static SF_APART int
 take_copy(TopicObject *self, struct sf_attachment *att, const struct sf_request *request,
           uint64_t from, const struct sf_message *m, bool pinned, struct sf_taken *taken)
 {
@@ -175,7 +175,7 @@ take_small(TopicObject *self, struct sf_attachment *att, const struct sf_request
     return 1;
 }
 
-static int
+static SF_COLD int
 warn_copying(TopicObject *self)
 {
     if (self->warned_copy) {
@@ -276,7 +276,7 @@ sf_take(TopicObject *self, const struct sf_request *request, bool pass, struct s
 /* ---- waiting ---- */
 
 /* Sleeps for the next message, a slice at most. 0 look again, 1 the deadline is over. */
-static int
+static SF_APART int
 wait_for_message(struct sf_state *state, TopicObject *self, const struct sf_deadline *deadline,
                  uint64_t seq)
 {
@@ -298,7 +298,7 @@ wait_for_message(struct sf_state *state, TopicObject *self, const struct sf_dead
 }
 
 /* Naps until the topic has a name, a slice at most. */
-static int
+static SF_COLD int
 wait_for_topic(struct sf_state *state, TopicObject *self, const struct sf_deadline *deadline,
                uint64_t since_ns)
 {
@@ -354,7 +354,7 @@ sf_refuse_newest(struct sf_state *state, TopicObject *self)
 
 /* A lossless reader, or a member of a group, needs the writer lock to join: a slice of patience. 0 look
  * again, 1 the deadline is over. */
-static int
+static SF_COLD int
 wait_to_join(struct sf_state *state, TopicObject *self, const struct sf_deadline *deadline)
 {
     struct sf_topic *t = &self->t;
@@ -508,7 +508,7 @@ sf_finish_read(struct sf_state *state, TopicObject *self, const struct sf_reques
     return NULL;
 }
 
-PyObject *
+SF_HOT PyObject *
 sf_topic_read_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     struct sf_state *state = ((TopicObject *)op)->state;

@@ -63,7 +63,7 @@ is_full(int status)
 
 /* The step after its first try gave `status`. 0 (a batch: how many), a status, or -1 with an exception. The caller
  * holds a reference to the attachment. */
-static int
+static SF_COLD int
 wait_for(struct sf_state *state, TopicObject *self, const struct step *s, int status,
          const struct sf_deadline *deadline)
 {
@@ -199,7 +199,7 @@ sf_topic_publish(struct sf_state *state, TopicObject *self, struct sf_attachment
 }
 
 /* Claim, copy, publish. 0, a status, or -1. */
-static int
+static SF_APART int
 send_large(struct sf_state *state, TopicObject *self, struct sf_attachment *att,
            struct sf_source *source, uint64_t block_len, const struct sf_deadline *deadline,
            uint64_t *seq)
@@ -256,7 +256,7 @@ find_generation(struct sf_state *state, TopicObject *self, uint64_t len)
 }
 
 /* What a send that failed means: 0 try again, -1 an exception. */
-static int
+static SF_COLD int
 explain_failure(struct sf_state *state, TopicObject *self, int status, uint64_t len,
                 const struct sf_deadline *deadline)
 {
@@ -336,7 +336,7 @@ sf_topic_send_some(struct sf_state *state, TopicObject *self, struct sf_source *
 }
 
 /* meta, timestamp_ns, timeout: the keywords that write and loan share. */
-static int
+static SF_COLD int
 parse_circumstances(struct sf_state *state, PyObject **given, struct sf_source *source,
                     PyObject **meta, struct sf_deadline *deadline)
 {
@@ -368,7 +368,7 @@ sf_enter_to_write(struct sf_state *state, TopicObject *self, const char *call)
     return 0;
 }
 
-PyObject *
+SF_HOT PyObject *
 sf_topic_write_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     static const char *const names[] = {"", "meta", "timestamp_ns", "timeout"};
