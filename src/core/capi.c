@@ -18,7 +18,8 @@
 _Static_assert(SHMFLOW_EMPTY == SF_EMPTY && SHMFLOW_BUSY == SF_BUSY &&
                    SHMFLOW_NO_ROOM == SF_NO_ROOM && SHMFLOW_ENDED == SF_ENDED &&
                    SHMFLOW_NOT_FOUND == SF_NOT_FOUND && SHMFLOW_TOO_LARGE == SF_TOO_LARGE &&
-                   SHMFLOW_INTERRUPTED == SF_INTERRUPTED,
+                   SHMFLOW_INTERRUPTED == SF_INTERRUPTED && SHMFLOW_LAGGING == SF_LAGGING &&
+                   SHMFLOW_OWN_LAG == SF_OWN_LAG,
                "I2");
 
 struct shmflow_topic {
@@ -63,7 +64,15 @@ shmflow_open(struct shmflow_topic **topic, const char *name, int writer,
         .permissions = o->permissions ? o->permissions : 0600,
         .max_participants = 128,
         .spin_ns = -1,
+        .lossless = o->lossless != 0,
     };
+    if (o->group) {
+        size_t len = strlen(o->group);
+        if (len == 0 || len > SF_MAX_GROUP_NAME) {
+            return SF_BAD_VALUE;
+        }
+        memcpy(full.group, o->group, len + 1);
+    }
     struct shmflow_topic *made = os_alloc(sizeof *made);
     if (!made) {
         return -ENOMEM;
@@ -71,7 +80,8 @@ shmflow_open(struct shmflow_topic **topic, const char *name, int writer,
     int status = sf_topic_init(&made->t, name, &full);
     if (status == 0 && !writer) {
         status = sf_topic_to_read(&made->t);
-        status = status == SF_NOT_FOUND ? 0 : status;
+        status =
+            status == SF_NOT_FOUND || status == SF_BUSY ? 0 : status; /* the first read waits */
     }
     if (status < 0) {
         shmflow_close(made);
@@ -305,6 +315,22 @@ nap(struct sf_topic *t, uint64_t until_ns)
     return status == -EINTR ? SF_INTERRUPTED : sf_topic_enter(t);
 }
 
+/* A lossless reader, or a member of a group, needs the writer lock to join. */
+static int
+wait_to_join(struct sf_topic *t, uint64_t until_ns)
+{
+    struct sf_joining how;
+    sf_topic_joining(t, &how);
+    int status = sf_join(t->att, &how, slice_of(until_ns));
+    if (status == 0) {
+        sf_topic_has_joined(t);
+    }
+    if (status == SF_GONE) {
+        sf_topic_leave(t); /* who holds the lock is dead, and cannot be asked any more: follow */
+    }
+    return status == SF_GONE || (status == SF_BUSY && os_now_ns() < until_ns) ? 0 : status;
+}
+
 int
 shmflow_read(struct shmflow_topic *topic, struct shmflow_message *message, int64_t timeout_ns)
 {
@@ -315,6 +341,10 @@ shmflow_read(struct shmflow_topic *topic, struct shmflow_message *message, int64
         status = sf_topic_to_read(t);
         if (status == SF_NOT_FOUND) {
             status = nap(t, until_ns);
+            continue;
+        }
+        if (status == SF_BUSY) {
+            status = wait_to_join(t, until_ns);
             continue;
         }
         if (status < 0) {

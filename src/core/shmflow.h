@@ -34,6 +34,8 @@ extern "C" {
 #define SHMFLOW_NOT_FOUND (-5007)   /* no such topic */
 #define SHMFLOW_TOO_LARGE (-5010)   /* larger than the topic's max_message */
 #define SHMFLOW_INTERRUPTED (-5020) /* a signal came */
+#define SHMFLOW_LAGGING (-5021)     /* a lossless reader has yet to read what would have to go */
+#define SHMFLOW_OWN_LAG (-5022)     /* as above, and it is this very topic object: read first */
 
 struct shmflow_topic; /* opaque */
 
@@ -44,30 +46,32 @@ struct shmflow_options {
     uint64_t depth;       /* messages retained at most; 0: as many as fit */
     uint32_t permissions; /* of the file; 0: 0600 */
     uint32_t start_new;   /* non-zero: read only what comes after opening */
+    uint32_t lossless;    /* non-zero: writers wait until this reader has read what must go */
+    const char *group; /* each message goes to one member of the group of that name; NULL: none */
 };
 
 /* What a message is. As a sender: dtype NULL is "|u1" (bytes), ndim 0 with dtype NULL is one
  * dimension of len bytes; meta is a JSON object or NULL. */
 struct shmflow_array {
     const void *data;
-    uint64_t len;        /* bytes of data */
-    const char *dtype;   /* as in a .npy header: "<f4", "|u1" */
-    uint32_t dtype_len;  /* bytes of dtype; 0: strlen */
-    uint32_t ndim;       /* at most 32 */
+    uint64_t len; /* bytes of data */
+    const char *dtype; /* as in a .npy header: "<f4", "|u1" */
+    uint32_t dtype_len; /* bytes of dtype; 0: strlen */
+    uint32_t ndim; /* at most 32 */
     const uint64_t *shape;
     const void *meta;
     uint32_t meta_len;
-    int fortran;         /* non-zero: Fortran order */
+    int fortran; /* non-zero: Fortran order */
 };
 
 /* A message that was read. Fields are valid until shmflow_release. */
 struct shmflow_message {
     struct shmflow_array array;
-    uint64_t seq;          /* 1, 2, 3, ... */
+    uint64_t seq; /* 1, 2, 3, ... */
     uint64_t timestamp_ns; /* CLOCK_REALTIME */
-    uint64_t lost;         /* how many before it were gone when this reader came to them */
+    uint64_t lost; /* how many before it were gone when this reader came to them */
     uint32_t writer_pid;
-    void *hold;            /* shmflow's own */
+    void *hold; /* shmflow's own */
 };
 
 /* Opens a topic by name. `writer` non-zero to write as well; the topic is made at the first write.
@@ -77,7 +81,7 @@ int shmflow_open(struct shmflow_topic **topic, const char *name, int writer,
 /* Leaves. Messages that were not released stay valid. NULL is fine. */
 void shmflow_close(struct shmflow_topic *topic);
 
-/* Appends one message; *seq (if not NULL) gets its number. Never waits for readers. */
+/* Appends one message; *seq (if not NULL) gets its number. Waits for no reader but lossless ones. */
 int shmflow_write(struct shmflow_topic *topic, const struct shmflow_array *array,
                   int64_t timeout_ns, uint64_t *seq);
 /* Takes the next message; zero-copy from 4 KiB on. Waits also for a topic to appear. */
