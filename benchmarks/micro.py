@@ -2,12 +2,14 @@
 
     make bench                          # or: python benchmarks/micro.py [--json FILE]
 
-Owns: the three ratios below. Each round times both sides in turn, so that a machine that slows
+Owns: the ratios below. Each round times both sides in turn, so that a machine that slows
 down slows both; the median of the rounds is printed with its spread (quartiles).
 
 1. small   write + read of 64 B           against   ndarray.copy() of 64 B
 2. frame   write + read of a 720p frame   against   np.copyto into a plain ring of as many frames
 3. loan    loan + read of 33 MB           against   loan + read of 64 B
+4. batch   64 B one by one                against   256 at once, per message: write : write_many,
+           a list of read() : read_many, the same : read_many(stack=True)
 
 They are costs of calls, in a warm cache, without another process: what a message takes at least.
 They say nothing about latency between processes. Pin the process (taskset) and keep the machine
@@ -126,6 +128,41 @@ def loan(rounds: int) -> tuple[list[float], list[float]]:
     return list(flows), list(plains)
 
 
+def batch(rounds: int) -> dict[str, list[float]]:
+    """64 B, one by one and 256 at once: writing, and reading into a list or one array."""
+    size = 256
+    rows = [np.zeros(64, np.uint8) for _ in range(size)]
+    with topic(capacity="4 MiB") as ring:
+
+        def write_each(_: int) -> None:
+            for row in rows:
+                ring.write(row)
+
+        def write_many(_: int) -> None:
+            ring.write_many(rows)
+
+        def read_each(_: int) -> None:
+            kept = [ring.read() for _ in rows]
+            del kept
+
+        def read_many(_: int) -> None:
+            ring.read_many(size)
+
+        def read_stack(_: int) -> None:
+            ring.read_many(size, stack=True)
+
+        steps = (write_each, read_each, write_many, read_many, write_each, read_stack)
+        times: dict[str, list[float]] = {step.__name__: [] for step in steps}
+        for _ in range(rounds):
+            spent = dict.fromkeys(times, 0.0)
+            for _ in range(40):
+                for step in steps:
+                    spent[step.__name__] += per_call(step, size)
+            for name, seconds in spent.items():
+                times[name].append(seconds / (80 if name == "write_each" else 40))
+    return times
+
+
 def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
     each = sorted(a / b for a, b in zip(ours, theirs, strict=True))
     quartiles = statistics.quantiles(each, n=4)
@@ -182,6 +219,19 @@ def main() -> None:
         *map(statistics.median, (large, tiny)),
         "<= 1.3",
     )
+    times = batch(rounds)
+    for one, many in (
+        ("write_each", "write_many"),
+        ("read_each", "read_many"),
+        ("read_each", "read_stack"),
+    ):
+        results[many] = ratio(times[one], times[many])
+        show(
+            f"64 B {one} : {many}",
+            results[many],
+            *(statistics.median(times[name]) for name in (one, many)),
+            "-" if many == "read_many" else ">= 2",
+        )
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(results, file, indent=2)

@@ -308,7 +308,7 @@ sf_send_small(struct sf_attachment *att, const struct sf_out *out, uint64_t unti
     return 0;
 }
 
-int
+SF_HOT int
 sf_send_batch(struct sf_attachment *att, const struct sf_out *const *outs, int count,
               uint64_t until_ns, uint64_t *seq)
 {

@@ -23,7 +23,7 @@ struct batch {
 };
 
 /* The next items of the iterator, ready to be sent. -1 with an exception; what came before is kept. */
-static int
+static SF_HOT int
 collect(TopicObject *self, PyObject *items, struct batch *batch)
 {
     batch->count = 0;
@@ -163,7 +163,7 @@ wrap(PyObject *message, struct sf_taken *taken)
 }
 
 /* One more of what is there. NULL: nothing more (no exception is left, B3). */
-static PyObject *
+static SF_HOT PyObject *
 take_more(struct sf_state *state, TopicObject *self, const struct sf_request *request)
 {
     struct sf_taken taken = {0};

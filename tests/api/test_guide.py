@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
+GUIDE = Path(__file__).parents[2] / "docs/guide.md"
 BLOCKS = {
     part.splitlines()[0]: "\n".join(re.findall(r"^```python\n(.*?)^```$", part, re.S | re.M))
     for part in re.split(r"^## ", GUIDE.read_text(), flags=re.M)[1:]
