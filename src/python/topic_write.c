@@ -319,15 +319,15 @@ sf_topic_send_some(struct sf_state *state, TopicObject *self, struct sf_source *
             return -1;
         }
         struct sf_attachment *att = self->t.att;
+        sf_attachment_ref(att); /* NumPy's copy of a strided one may let go of the GIL */
         int small = count_small(sources, count, att->ring.lay.max_message, outs);
+        struct step step = {
+            .kind = STEP_BATCH, .att = att, .outs = outs, .count = small, .seq = seq};
+        int status = small > 0 ? do_step(state, self, &step, deadline) : 0;
+        sf_attachment_unref(att);
         if (small <= 0) {
             return small < 0 || sf_topic_send(state, self, sources, deadline, seq) < 0 ? -1 : 1;
         }
-        struct step step = {
-            .kind = STEP_BATCH, .att = att, .outs = outs, .count = small, .seq = seq};
-        sf_attachment_ref(att);
-        int status = do_step(state, self, &step, deadline);
-        sf_attachment_unref(att);
         if (status > 0 ||
             explain_failure(state, self, status, sources[0].out.payload_len, deadline) < 0) {
             return status > 0 ? status : -1;

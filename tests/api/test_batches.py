@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import sys
+import threading
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -231,3 +234,29 @@ def test_a_stack_by_members_of_a_group_and_by_a_monitor(topic: shmflow.Topic) ->
         assert one.read_many(4, stack=True)[:, 0].tolist() == [0, 1, 2, 3]
         assert two.read_many(4, stack=True)[:, 0].tolist() == [4, 5]
         assert monitor.read_many(9, stack=True)[:, 0].tolist() == list(range(6))
+
+
+def test_who_closes_it_while_items_are_made_contiguous_ends_the_call(topic_name: str) -> None:
+    """NumPy lets go of the GIL in its copy, and a Topic that is closed has no attachment."""
+    items = [np.zeros((64, 128), "u1")[:, ::2]] * 640
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for number in range(20):
+            topic = shmflow.Topic(f"{topic_name}.{number}", capacity="1 MiB", temporary=True)
+            writing = threading.Event()
+
+            def write(topic: shmflow.Topic = topic, writing: threading.Event = writing) -> None:
+                with contextlib.suppress(shmflow.Closed):
+                    while True:
+                        topic.write_many(items)
+                        writing.set()
+
+            thread = threading.Thread(target=write)
+            thread.start()
+            writing.wait(10)
+            topic.close()
+            thread.join(10)
+            assert not thread.is_alive()
+    finally:
+        sys.setswitchinterval(interval)
