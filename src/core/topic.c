@@ -208,6 +208,9 @@ attach_to(struct sf_topic *topic)
 {
     struct sf_attachment *att = NULL;
     struct os_file_info info;
+    if (sf_load_relaxed(&topic->closed) != 0) { /* as in sf_topic_enter: by code that ran since */
+        return SF_CLOSED;
+    }
     /* Looked at before a slot is taken: who only looks must not make an idle topic seem used. */
     int status = sf_segment_peek(topic->path, &topic->found, &info, topic->found_identity);
     if (status == 0) {

@@ -149,7 +149,8 @@ sf_topic_open_writer(struct sf_state *state, TopicObject *self, uint64_t len)
     struct sf_params make;
     /* Each round that loses a race was won by another; a few dozen in a row are none. */
     for (int round = 0; round < 64; round++) {
-        int status = sf_topic_to_write(t, len, &make);
+        int status = sf_topic_enter(t); /* as in find_generation */
+        status = status == 0 ? sf_topic_to_write(t, len, &make) : status;
         if (status == 0) {
             return 0;
         }
@@ -247,6 +248,12 @@ static int
 find_generation(struct sf_state *state, TopicObject *self, uint64_t len)
 {
     struct sf_topic *t = &self->t;
+    /* Again: what made the message's bytes, or the next item, may have been anybody's code, which
+     * closed the Topic, or forked, and this is the child. */
+    int status = sf_topic_enter(t);
+    if (status < 0) {
+        return sf_raise(state, self, status);
+    }
     /* Also where it does not fit: this may be a generation that was removed. */
     if ((!(t->att && t->has_written) || len > t->att->ring.lay.max_message) &&
         sf_topic_open_writer(state, self, len) < 0) {
