@@ -84,7 +84,9 @@ write_items(struct sf_state *state, TopicObject *self, PyObject *items,
     do {
         collected = collect(self, items, &batch);
         PyObject *later = collected < 0 ? sf_get_raised() : NULL;
-        status = send_all(state, self, &batch, deadline, seq, &written);
+        /* An iterator written in C looks at no signals, and may have no end. */
+        status = sf_check_in(state, self);
+        status = status < 0 ? -1 : send_all(state, self, &batch, deadline, seq, &written);
         for (int i = 0; i < batch.count; i++) {
             sf_source_clear(&batch.sources[i]);
         }

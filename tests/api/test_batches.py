@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -260,3 +262,15 @@ def test_who_closes_it_while_items_are_made_contiguous_ends_the_call(topic_name:
             assert not thread.is_alive()
     finally:
         sys.setswitchinterval(interval)
+
+
+def test_ctrl_c_ends_a_call_that_would_not_end(topic: shmflow.Topic) -> None:
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with pytest.raises(KeyboardInterrupt) as error:
+            topic.write_many(itertools.repeat(np.zeros(3), 10**9))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert error.value.written == topic.head  # type: ignore[attr-defined]
