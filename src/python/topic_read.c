@@ -373,8 +373,8 @@ wait_to_join(struct sf_state *state, TopicObject *self, const struct sf_deadline
     else if (status == 0) {
         sf_unjoin(att); /* another thread has closed the Topic, or moved it on */
     }
-    else if (status == SF_GONE && t->att == att) {
-        sf_topic_leave(t); /* who holds the lock is dead, and cannot be asked any more: follow */
+    else if (status == SF_GONE && t->att == att && !t->has_joined) {
+        sf_topic_leave(t); /* removed under a holder who may never let go: follow the name */
     }
     sf_attachment_unref(att);
     if (sf_check_in(state, self) < 0) {

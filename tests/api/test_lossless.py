@@ -280,6 +280,22 @@ def test_a_frozen_writer_in_its_critical_section_delays_joining_not_opening(
             writer.write(5, timeout=0)
 
 
+@pytest.mark.parametrize("policy", [{"lossless": True}, {"group": "g"}])
+def test_one_that_could_not_join_before_the_topic_went_follows_the_name(
+    writer: shmflow.Topic, hold_lock: Callable, policy: dict[str, Any]
+) -> None:
+    writer.write(1)
+    hold_lock(writer.name, 0)
+    with shmflow.Topic(writer.name, "r", **policy) as reader:
+        shmflow.unlink(writer.name)
+        with pytest.raises(shmflow.Empty):
+            reader.read(0.2)
+        with shmflow.Topic(writer.name, capacity="1 MiB") as again:
+            again.write(2)
+            assert reader.read(20) == 2
+            again.unlink()
+
+
 def test_participants_tell_who_is_lossless(writer: shmflow.Topic) -> None:
     with shmflow.Topic(writer.name, "r", lossless=True), shmflow.Topic(writer.name, "r"):
         flags = [(p.mode, p.lossless, p.group) for p in writer.participants() if p.mode == "r"]
