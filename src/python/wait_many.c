@@ -93,6 +93,23 @@ check_modes(struct sf_state *state, const struct waiting *w)
 
 /* ---- looking ---- */
 
+/* Once more for who could not join at once: a try alone never finds out that the lock's holder is
+ * dead, or that the topic has gone (lock.c, K4). Its patience is over from the start. */
+static int
+join_or_probe(struct sf_topic *t)
+{
+    struct sf_joining how;
+    sf_topic_joining(t, &how);
+    int status = sf_join(t->att, &how, 1);
+    if (status == 0) {
+        sf_topic_has_joined(t);
+    }
+    else if (status == SF_GONE) {
+        sf_topic_leave(t); /* as a read would */
+    }
+    return status;
+}
+
 /* 1 there is something, 0 nothing: *one says what to wait for; -1 an exception. */
 static int
 look_at(struct sf_state *state, TopicObject *self, struct sf_waited *one)
@@ -104,10 +121,11 @@ look_at(struct sf_state *state, TopicObject *self, struct sf_waited *one)
         int status = sf_topic_enter(t); /* a warning's code may have closed it (N2) */
         if (status == 0 && !(t->att && t->has_joined)) {
             status = sf_topic_to_read(t);
+            status = status == SF_BUSY ? join_or_probe(t) : status;
         }
         *one = (struct sf_waited){.path = t->path, .closed = &t->closed};
-        if (status == SF_NOT_FOUND || status == SF_BUSY) { /* the latter: it has yet to join */
-            return 0;
+        if (status == SF_NOT_FOUND || status == SF_BUSY || status == SF_GONE) {
+            return 0; /* the last two: it has yet to join */
         }
         if (status < 0) {
             return sf_raise(state, self, status);

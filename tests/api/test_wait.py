@@ -472,3 +472,39 @@ def test_messages_of_many_topics_all_come(topic_name: str) -> None:
         for writer in writers:
             writer.join()
         gc.collect()
+
+
+def test_one_that_has_yet_to_join_finds_out_that_the_holder_of_the_lock_is_dead(
+    topic: shmflow.Topic, spawn: Callable[..., Any], hold_lock: Callable[..., None]
+) -> None:
+    script = """
+        import sys, shmflow
+        topic = shmflow.Topic(sys.argv[1], "w")
+        topic.write(b"1")
+        print("attached", flush=True)
+        sys.stdin.readline()
+        """
+    name = topic.name
+    writer = spawn(script, name)
+    writer.expect("attached")
+    hold_lock(name, 1)
+    with shmflow.Topic(name, "r", lossless=True) as reader:
+        assert shmflow.wait([reader], 0.05) == []
+        writer.kill()
+        assert shmflow.wait([reader], 20) == [reader]
+        assert bytes(reader.read(0)) == b"1"
+
+
+def test_one_that_could_not_join_before_its_topic_went_follows_the_name(
+    topic_name: str, hold_lock: Callable[..., None]
+) -> None:
+    with shmflow.Topic(topic_name, capacity="64 KiB") as writer:
+        hold_lock(topic_name, 0)
+        with shmflow.Topic(topic_name, "r", group="g") as reader:
+            shmflow.unlink(topic_name)
+            assert shmflow.wait([reader], 0.05) == []
+            with shmflow.Topic(topic_name, capacity="64 KiB") as again:
+                again.write(2)
+                assert shmflow.wait([reader], 20) == [reader]
+                again.unlink()
+        assert writer.head == 0
