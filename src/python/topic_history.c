@@ -74,9 +74,12 @@ sf_topic_snapshot_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, 
         sf_parse_flag(given[0], &copy) < 0) {
         return NULL;
     }
-    int status = attach_to_look(state, self, "snapshot");
-    PyObject *list = status == -1 ? NULL : PyList_New(0);
-    if (!list || status != 0) {
+    PyObject *list = PyList_New(0); /* first: a collection may close the Topic */
+    int status = list ? attach_to_look(state, self, "snapshot") : -1;
+    if (status != 0) {
+        if (status == -1) {
+            Py_CLEAR(list);
+        }
         return list;
     }
     uint64_t head = sf_load_seq(&self->t.att->ring.header->head); /* B: what there is now */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -97,3 +98,40 @@ def test_a_topic_that_is_closed_by_what_shows_its_warning_stays_closed(
         del held
         assert len(writer.participants()) == 1
         writer.unlink()
+
+
+class Closer:
+    """Garbage that closes a Topic when it is collected."""
+
+    def __init__(self, topic: shmflow.Topic) -> None:
+        self.itself = self
+        self.topic = topic
+
+    def __del__(self) -> None:
+        self.topic.close()
+
+
+def test_a_topic_that_a_collection_closes_inside_a_snapshot_stays_closed(
+    topic: shmflow.Topic,
+) -> None:
+    topic.write(b"1")
+    threshold = gc.get_threshold()
+    for _ in range(20):
+        with shmflow.Topic(topic.name, "r") as reader:
+            reader.read()
+            gc.disable()
+            Closer(reader)
+            lists: list[list[int]] = [[] for _ in range(500)]  # more than are kept for re-use
+            gc.set_threshold(1)
+            snapshot = reader.snapshot
+            try:
+                gc.enable()
+                snapshot()  # allocates a list before anything else
+            except shmflow.Closed:
+                pass
+            finally:
+                gc.set_threshold(*threshold)
+            assert len(lists) == 500
+            gc.collect()
+            assert reader.closed
+    assert len(topic.participants()) == 1
