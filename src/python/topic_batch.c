@@ -187,10 +187,11 @@ take_more(struct sf_state *state, TopicObject *self, const struct sf_request *re
     return NULL;
 }
 
-/* The first, which is waited for. 1, 0 the time is over, -1. */
+/* The first, which is waited for. 1, 0 the time is over, -1. *more gets how many were behind it: a
+ * writer that is faster than this reader must not keep the call for ever. */
 static int
 take_first(struct sf_state *state, TopicObject *self, const struct sf_request *request,
-           PyObject **first)
+           PyObject **first, uint64_t *more)
 {
     struct sf_taken taken;
     PyObject *message = request->want_meta ? sf_message_new(state) : NULL;
@@ -199,6 +200,9 @@ take_first(struct sf_state *state, TopicObject *self, const struct sf_request *r
     }
     int status = sf_read_next(state, self, request, &taken);
     if (status == 1) {
+        struct sf_attachment *att = self->t.att; /* NULL: closed while the copy let go of the GIL */
+        uint64_t head = att ? sf_load_seq(&att->ring.header->head) : 0; /* B */
+        *more = head > taken.seq ? head - taken.seq : 0;
         *first = wrap(message, &taken);
     }
     else {
@@ -213,7 +217,9 @@ read_list(struct sf_state *state, TopicObject *self, const struct sf_request *re
           uint64_t limit)
 {
     PyObject *list = PyList_New(0), *one = NULL;
-    int status = list ? take_first(state, self, request, &one) : -1;
+    uint64_t more = 0;
+    int status = list ? take_first(state, self, request, &one, &more) : -1;
+    limit = limit - 1 < more ? limit : more + 1;
     if (status == -1) {
         Py_CLEAR(list);
     }

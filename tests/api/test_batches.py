@@ -8,6 +8,7 @@ import itertools
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -274,3 +275,26 @@ def test_ctrl_c_ends_a_call_that_would_not_end(topic: shmflow.Topic) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert error.value.written == topic.head  # type: ignore[attr-defined]
+
+
+def test_what_comes_while_it_reads_is_left_for_the_next_call(
+    topic_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a call would never end where a writer is faster."""
+    frames = [np.zeros((100, 100), "u1")] * 10
+
+    def write_more(*args: object, **kwargs: object) -> None:
+        topic.write_many(frames)
+
+    with (
+        shmflow.Topic(topic_name, "w", capacity="1 MiB") as topic,
+        shmflow.Topic(topic_name, "r", max_held=1) as reader,
+        warnings.catch_warnings(),
+    ):
+        topic.write_many(frames)
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "showwarning", write_more)  # as it begins to copy
+        assert len(reader.read_many(1000)) == 10
+        assert topic.head == 20
+        assert len(reader.read_messages(1000)) == 10
+        topic.unlink()
