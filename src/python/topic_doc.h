@@ -134,7 +134,8 @@ PyDoc_STRVAR(
 PyDoc_STRVAR(
     read_many_doc,
     "read_many($self, limit, timeout=None, *, copy=False, stack=False)\n--\n\n"
-    "What is there at the call, at most limit messages, as a list of arrays, as read() gives them.\n"
+    "What is there at the call, at most limit messages, as a list of arrays, as read() gives "
+    "them.\n"
     "\n"
     "Waits, for at most timeout seconds (None: for ever), for the first only; [] when none came.\n"
     "stack=True: one writable array of shape (n, ...) of your own, of as many messages in a row "
