@@ -191,6 +191,9 @@ static int
 sleep_for_all(struct waiting *w, uint64_t until_ns)
 {
     for (unsigned i = 0; i < w->count; i++) {
+        if (w->waited[i].att != w->topics[i]->t.att) {
+            w->waited[i].att = NULL; /* given twice, and its second look has left the topic */
+        }
         if (w->waited[i].att) {
             sf_attachment_ref(w->waited[i].att);
         }
