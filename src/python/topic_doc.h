@@ -125,8 +125,11 @@ PyDoc_STRVAR(
     "\n"
     "items: an iterable of what write() takes (an array counts as its rows). Other writers' "
     "messages\n"
-    "may come in between. Small ones (up to 4 KiB) share locks and wakes, some 30 at a time, and\n"
-    "those that do share one timestamp: several times the rate of write().\n"
+    "may come in between. Up to 32 items are taken before the first of them is sent, so an\n"
+    "iterator must not use one buffer again for the next. Small ones (up to 4 KiB) share locks "
+    "and\n"
+    "wakes, some 30 at a time, and those that do share one timestamp: several times the rate of\n"
+    "write().\n"
     "timeout: seconds for all of them. Waits and raises as write() does; whatever is raised, its\n"
     "attribute `written` tells how many got through (all before the one that failed).\n"
     "Returns 0 if there was none.");
