@@ -460,10 +460,12 @@ sf_array_stack(PyObject *descr, uint64_t count, uint32_t ndim, const uint64_t *s
     return array;
 }
 
-PyObject *
-sf_array_first(PyObject *stack, uint64_t count)
+void
+sf_array_shorten(PyObject *stack, uint64_t count)
 {
-    return PySequence_GetSlice(stack, 0, (Py_ssize_t)count);
+    /* Nobody else knows it yet, and its first axis is the outermost: the rest is left unused. */
+    PyArray_DIMS((PyArrayObject *)stack)[0] = (npy_intp)count;
+    PyArray_UpdateFlags((PyArrayObject *)stack, NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_F_CONTIGUOUS);
 }
 
 void *

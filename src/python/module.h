@@ -155,10 +155,10 @@ SF_APART int sf_source_pack(struct sf_source *source);
 PyObject *sf_array_over(PyObject *descr, uint32_t ndim, const uint64_t *shape, bool fortran,
                         void *at, PyObject *base, bool writable);
 /* `count` arrays of that kind behind each other as one of shape (count, ...), with memory of its own;
- * each one's bytes lie as in a message. And its first `count`. */
+ * each one's bytes lie as in a message. And that with its first `count` only. */
 PyObject *sf_array_stack(PyObject *descr, uint64_t count, uint32_t ndim, const uint64_t *shape,
                          bool fortran);
-PyObject *sf_array_first(PyObject *stack, uint64_t count);
+void sf_array_shorten(PyObject *stack, uint64_t count);
 void *sf_array_data(PyObject *array);
 void sf_array_freeze(PyObject *array);
 /* dtype and shape of a message from its description; checks that they give payload_len. `prefix`

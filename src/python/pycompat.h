@@ -80,6 +80,9 @@ sf_dict_get(PyObject *dict, PyObject *key, PyObject **value)
  * Python code that waits), and is had again after: exactly as the GIL elsewhere, where all of this
  * is nothing. */
 #ifdef Py_GIL_DISABLED
+/* The same for a few statements of a function that looks at several Topics. */
+#define SF_ENTER(guard) Py_BEGIN_CRITICAL_SECTION(guard)
+#define SF_LEAVE() Py_END_CRITICAL_SECTION()
 #define SF_GUARDED(name) name##_guarded
 #define SF_GUARD(result, name, parameters, arguments, guard)                                       \
     static result name##_guarded parameters                                                        \
@@ -92,6 +95,8 @@ sf_dict_get(PyObject *dict, PyObject *key, PyObject **value)
     }                                                                                              \
     struct sf_guard
 #else
+#define SF_ENTER(guard) (void)(guard)
+#define SF_LEAVE() (void)0
 #define SF_GUARDED(name) name
 #define SF_GUARD(result, name, parameters, arguments, guard) struct sf_guard
 #endif

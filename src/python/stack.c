@@ -122,7 +122,7 @@ sf_take_stack(TopicObject *self, const struct sf_request *request, struct sf_tak
         array = sf_array_stack(descr, most, kind.first.ndim, shape, kind.first.fortran);
         count = array ? fill(att, &kind, most, sf_array_data(array)) : 0;
         if (array && count > 0 && count < most) {
-            Py_SETREF(array, sf_array_first(array, count));
+            sf_array_shorten(array, count);
         }
         status = array ? count > 0 : -1;
         self->copied += count;

@@ -164,7 +164,7 @@ wrap(PyObject *message, struct sf_taken *taken)
     return taken->array;
 }
 
-/* One more of what is there. NULL: nothing more (no exception is left, B3). */
+/* One more of what is there. NULL: nothing more (no Exception is left, B3). */
 static SF_HOT PyObject *
 take_more(struct sf_state *state, TopicObject *self, const struct sf_request *request)
 {
@@ -179,11 +179,14 @@ take_more(struct sf_state *state, TopicObject *self, const struct sf_request *re
     if (status == 1) {
         return wrap(message, &taken);
     }
+    Py_XDECREF(message);
     if (status == -1 && PyErr_ExceptionMatches(PyExc_Warning)) {
         self->warned_copy = false; /* told by the next call */
     }
+    if (status == -1 && !PyErr_ExceptionMatches(PyExc_Exception)) {
+        return NULL; /* Ctrl-C: it ends the call */
+    }
     PyErr_Clear();
-    Py_XDECREF(message);
     return NULL;
 }
 
@@ -234,6 +237,9 @@ read_list(struct sf_state *state, TopicObject *self, const struct sf_request *re
     }
     if (self->beacon) {
         sf_settle(self);
+    }
+    if (list && PyErr_Occurred()) {
+        Py_CLEAR(list);
     }
     return list;
 }

@@ -110,7 +110,8 @@ join_or_probe(struct sf_topic *t)
     return status;
 }
 
-/* 1 there is something, 0 nothing: *one says what to wait for; -1 an exception. */
+/* 1 there is something, 0 nothing: *one says what to wait for, and has a reference to the attachment
+ * (let_go); -1 an exception. */
 static int
 look_at(struct sf_state *state, TopicObject *self, struct sf_waited *one)
 {
@@ -133,6 +134,7 @@ look_at(struct sf_state *state, TopicObject *self, struct sf_waited *one)
         m.seq = 0;
         status = sf_take_look(t->att, false, &from, &m);
         if (status == SF_EMPTY) {
+            sf_attachment_ref(t->att);
             one->att = t->att;
             one->seq = m.seq;
             return 0;
@@ -155,7 +157,10 @@ look_at_all(struct sf_state *state, struct waiting *w)
         }
     }
     for (unsigned i = 0; i < w->count; i++) {
-        int status = look_at(state, w->topics[i], &w->waited[i]);
+        int status;
+        SF_ENTER((PyObject *)w->topics[i]);
+        status = look_at(state, w->topics[i], &w->waited[i]);
+        SF_LEAVE();
         if (status < 0) {
             return -1;
         }
@@ -190,23 +195,21 @@ sleep_a_slice(const struct waiting *w, uint64_t until_ns)
 static int
 sleep_for_all(struct waiting *w, uint64_t until_ns)
 {
-    for (unsigned i = 0; i < w->count; i++) {
-        if (w->waited[i].att != w->topics[i]->t.att) {
-            w->waited[i].att = NULL; /* given twice, and its second look has left the topic */
-        }
-        if (w->waited[i].att) {
-            sf_attachment_ref(w->waited[i].att);
-        }
-    }
     Py_BEGIN_ALLOW_THREADS
     sleep_a_slice(w, until_ns);
     Py_END_ALLOW_THREADS
+    return PyErr_CheckSignals();
+}
+
+static void
+let_go(struct waiting *w)
+{
     for (unsigned i = 0; i < w->count; i++) {
         if (w->waited[i].att) {
             sf_attachment_unref(w->waited[i].att);
+            w->waited[i].att = NULL;
         }
     }
-    return PyErr_CheckSignals();
 }
 
 /* Once per Topic, as by read(). */
@@ -241,14 +244,13 @@ wait_for_any(struct sf_state *state, struct waiting *w, uint64_t until_ns)
     uint64_t since_ns = os_now_ns();
     for (;;) {
         int found = look_at_all(state, w);
-        if (found < 0) {
-            return NULL;
+        bool over = found != 0 || (until_ns != UINT64_MAX && os_now_ns() >= until_ns);
+        if (!over && (sleep_for_all(w, until_ns) < 0 || warn_of_absent(state, w, since_ns) < 0)) {
+            found = -1;
         }
-        if (found > 0 || (until_ns != UINT64_MAX && os_now_ns() >= until_ns)) {
-            return list_ready(w, found);
-        }
-        if (sleep_for_all(w, until_ns) < 0 || warn_of_absent(state, w, since_ns) < 0) {
-            return NULL;
+        let_go(w);
+        if (over || found < 0) {
+            return found < 0 ? NULL : list_ready(w, found);
         }
     }
 }
@@ -260,7 +262,7 @@ sf_wait_function(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyOb
     struct sf_state *state = sf_state_of_module(module);
     PyObject *given[2];
     struct sf_deadline deadline;
-    struct waiting w;
+    struct waiting w = {.count = 0}; /* let_go may come before the first look */
     if (sf_parse_call("wait", args, nargs, kwnames, names, 2, 2, 1, given) < 0 ||
         sf_parse_timeout(given[1], &deadline) < 0) {
         return NULL;

@@ -595,4 +595,4 @@ def test_topics_do_what_a_model_in_plain_python_says(topic_name: str) -> None:
         *("lost many", "skipped", "read in a later life", "killed", "loan published"),
         *("full", "read many", "sought"),
     ):
-        assert counts[what] >= 10, f"the programs hardly tried it: {what}"
+        assert counts[what] >= 3, f"the programs hardly tried it: {what}"
