@@ -137,7 +137,7 @@ test-quick: test-c
 
 .PHONY: test-python
 test-python: $(VENV)/.stamp-test $(VENV)/.stamp-installed
-	$(PYTEST) -q -n 2 --dist loadfile --ignore=tests/lint $(ARGS)
+	$(PYTEST) -q -n 3 --dist loadfile --ignore=tests/lint $(ARGS)
 
 # Each test in four threads at a time, each thread with a topic of its own: what they share is the module.
 parallel := $(addprefix tests/api/test_,threads.py loan_shorter.py message.py)
@@ -152,7 +152,7 @@ strict := -std=c11 -Wall -Wextra -Wconversion -Wshadow -Wmissing-prototypes -D_G
 relaxed := $(filter-out -Wconversion -Wmissing-prototypes,$(strict))
 
 # They wait more than they compute: two programs at a time, each one's words kept together.
-jobs ?= 2
+jobs ?= 3
 
 # $(call variant,name,compiler,flags,link flags): the core's objects and one program per C test,
 # in build/ctests/name. Tests named *_points get a core with a failpoint after every shared store.

@@ -160,7 +160,7 @@ def iteration(w: World) -> None:
 
 
 def lossless(w: World) -> None:
-    with shmflow.Topic(w.name + "/lossless", depth=1, replace=True) as topic:
+    with shmflow.Topic(w.name + "/lossless", depth=1, capacity="64 KiB", replace=True) as topic:
         topic.write(SMALL)
         with shmflow.Topic(topic.name, "r", lossless=True) as reader:
             w.fails(shmflow.Full, topic.write, SMALL, timeout=0)

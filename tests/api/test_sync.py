@@ -76,7 +76,7 @@ def earliest_sets(streams: Sequence[Sequence[int]], span: int) -> list[tuple[int
 STAMPS = st.lists(st.integers(1, 40), max_size=7)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     streams=st.lists(STAMPS.map(sorted), min_size=2, max_size=3),
     span=st.integers(0, 6),
@@ -89,7 +89,7 @@ def test_sets_are_those_that_the_rules_say(streams: list[list[int]], span: int) 
         assert stamps_of(sync) == earliest_sets(streams, span)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     streams=st.lists(STAMPS, min_size=2, max_size=4),
     span=st.integers(0, 12),

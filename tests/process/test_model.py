@@ -581,7 +581,7 @@ def test_topics_do_what_a_model_in_plain_python_says(topic_name: str) -> None:
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=2000 if LONG else 200,
+            max_examples=2000 if LONG else 150,
             stateful_step_count=60,
             deadline=None,
             database=None,
