@@ -177,7 +177,7 @@ sf_may_publish_locked(struct sf_ring *ring)
     return next_number(ring, &seq, &evict);
 }
 
-int
+SF_HOT int
 sf_publish_locked(struct sf_ring *ring, uint32_t desc, struct sf_message *message)
 {
     struct sf_header *h = ring->header;

@@ -66,7 +66,7 @@ int sf_may_publish_locked(struct sf_ring *ring);
 /* Publishes claim `desc` as the next message, with what `message` says of it; evicts what
  * exceeds the depth. Sets message->seq. Never blocks. SF_LAGGING as above: nothing has been stored.
  * SF_CORRUPT asks for a rebuild. */
-int sf_publish_locked(struct sf_ring *ring, uint32_t desc, struct sf_message *message);
+SF_APART int sf_publish_locked(struct sf_ring *ring, uint32_t desc, struct sf_message *message);
 /* Gives a claim back; one store, no lock. The writer that passes frees the block. */
 void sf_discard(struct sf_ring *ring, uint32_t desc);
 /* Ends message-hood of a block; true if nobody holds it, so that it may be freed now. */
@@ -106,10 +106,10 @@ struct sf_claim {
     uint32_t desc;
     bool in_lane;
 };
-int sf_claim_locked(struct sf_ring *ring, uint32_t owner, uint64_t len, enum sf_lane lane,
-                    struct sf_claim *claim);
+SF_APART int sf_claim_locked(struct sf_ring *ring, uint32_t owner, uint64_t len, enum sf_lane lane,
+                             struct sf_claim *claim);
 /* Evicts all messages up to and with `last_seq`; the caller has asked the floor. */
-void sf_evict_through_locked(struct sf_ring *ring, uint64_t last_seq);
+SF_APART void sf_evict_through_locked(struct sf_ring *ring, uint64_t last_seq);
 /* Leaves the queue for the lane. Lock-free. */
 void sf_give_up_turn(struct sf_ring *ring, uint32_t owner);
 /* Is the participant that this owner word names still attached under that generation? */

@@ -200,7 +200,7 @@ evict_oldest(struct sf_ring *ring, uint64_t seq)
     sf_store_release(&ring->header->tail, seq + 1);
 }
 
-void
+SF_HOT void
 sf_evict_through_locked(struct sf_ring *ring, uint64_t last_seq)
 {
     uint64_t tail = sf_load_relaxed(&ring->header->tail); /* G */
@@ -470,7 +470,7 @@ find_room_in_lane(struct sf_ring *ring, uint32_t owner, uint64_t len, enum sf_la
 }
 
 /* One search, up to the floor as it is stored. */
-static int
+static SF_APART SF_HOT int
 search(struct sf_ring *ring, uint32_t owner, uint64_t len, enum sf_lane lane, uint32_t *desc,
        uint64_t *off)
 {

@@ -2,7 +2,7 @@
  *
  *   kill_matrix [--op NAME] [--jobs N] [--all | --first | --stop] [--seed N] [--debris] [--list]
  *
- *   (nothing)  every first death; second deaths by a seed, for each fifth of them; stops likewise
+ *   (nothing)  every first death; second deaths by a seed, for each seventh of them; stops likewise
  *   --first    every first death only
  *   --all      every first death, every second death after each that left something else, every stop
  *   --stop     every stop only
@@ -139,7 +139,7 @@ do_item(const struct op *op, long shard)
         if (options.all) {
             all_seconds(op, nth);
         }
-        else if (!options.first && (nth <= 12 || next_random() % 5 == 0)) {
+        else if (!options.first && (nth <= 8 || next_random() % 7 == 0)) {
             sample_second(op, nth, locked);
         }
         if (stopped && play(op, nth, NO_SECOND, 0, true)) {
