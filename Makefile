@@ -195,7 +195,7 @@ test-pythons:
 
 # What an interpreter can make a difference to, and what a NumPy can.
 interpreters := tests/api $(addprefix --ignore=tests/api/test_,lossless.py groups.py history.py sync.py \
-    segments.py room_and_permission.py wait.py guide.py) $(addprefix tests/process/test_,exit.py fork.py fork_family.py fork_within.py \
+    segments.py room_and_permission.py wait.py guide.py admin.py lifecycle.py) $(addprefix tests/process/test_,exit.py fork.py fork_family.py fork_within.py \
     start_methods.py model.py)
 numpys := $(addprefix tests/api/test_,inputs.py bad_inputs.py arguments.py write.py read.py loan.py \
     message.py)

@@ -173,6 +173,9 @@ number_messages(struct sf_ring *ring, uint32_t count, uint64_t newest)
     uint64_t floor = head >= ring->lay.depth ? head - ring->lay.depth + 1 : 1;
     for (uint32_t at = 0; at < count; at++) {
         uint32_t desc = sf_load_relaxed(&ring->scratch[at]); /* G */
+        if (desc >= ring->lay.desc_len) {
+            return SF_CORRUPT; /* checked when the blocks were linked: a peer writes meanwhile (R5) */
+        }
         uint64_t seq = sf_load_relaxed(&ring->descs[desc].seq); /* G */
         if (seq >= floor) {
             sf_store_relaxed(&ring->index[seq & mask], desc); /* before head: B */
@@ -189,6 +192,9 @@ number_messages(struct sf_ring *ring, uint32_t count, uint64_t newest)
     }
     for (uint32_t at = 0; at < count; at++) {
         uint32_t desc = sf_load_relaxed(&ring->scratch[at]); /* G */
+        if (desc >= ring->lay.desc_len) {
+            return SF_CORRUPT; /* as above */
+        }
         uint64_t seq = sf_load_relaxed(&ring->descs[desc].seq); /* G */
         /* G. A number that two blocks have is the one's that the index tells. */
         if (seq != 0 && (seq < tail || sf_load_relaxed(&ring->index[seq & mask]) != desc)) {

@@ -28,7 +28,7 @@ from leak_table import CALLS, FRAME, World
 
 import shmflow
 
-CALLS_A_ROUND, ROUNDS = 24, 5
+CALLS_A_ROUND, ROUNDS = 24, 4
 
 
 class Mallinfo(ctypes.Structure):

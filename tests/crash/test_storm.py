@@ -68,10 +68,10 @@ def run(command: list[str], env: dict[str, str] | None = None) -> str:
 @pytest.mark.parametrize(
     ("checked", "kills", "topic"),
     [
-        pytest.param(False, 120, ["--capacity", "8M", "--max-message", "1M"], id="roomy"),
-        pytest.param(False, 90, ["--capacity", "256K", "--max-message", "128K"], id="in the lane"),
-        pytest.param(True, 60, ["--capacity", "4M", "--depth", "16"], id="short and checked"),
-        pytest.param(True, 50, ["--lossless", "--capacity", "1M"], id="lossless and checked"),
+        pytest.param(False, 80, ["--capacity", "8M", "--max-message", "1M"], id="roomy"),
+        pytest.param(False, 60, ["--capacity", "256K", "--max-message", "128K"], id="in the lane"),
+        pytest.param(True, 40, ["--capacity", "4M", "--depth", "16"], id="short and checked"),
+        pytest.param(True, 40, ["--lossless", "--capacity", "1M"], id="lossless and checked"),
     ],
 )
 def test_nobody_notices_hundreds_of_deaths(

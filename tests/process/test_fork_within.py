@@ -149,7 +149,7 @@ UNDER_LOAD = family(
 
 
 @pytest.mark.parametrize(
-    "forks", [pytest.param(40, id="40"), pytest.param(150, id="150", marks=pytest.mark.slow)]
+    "forks", [pytest.param(40, id="40"), pytest.param(100, id="100", marks=pytest.mark.slow)]
 )
 def test_forks_under_load_never_hang_and_every_child_can_read_and_write(
     topic_name: str, run_python: Callable[..., Any], forks: int
