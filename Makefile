@@ -194,9 +194,10 @@ test-pythons:
 	@$(MAKE) on-python VERSION=3.13 differs='$(interpreters)'
 
 # What an interpreter can make a difference to, and what a NumPy can.
-interpreters := tests/api $(addprefix --ignore=tests/api/test_,lossless.py groups.py history.py sync.py \
-    segments.py room_and_permission.py wait.py guide.py admin.py lifecycle.py) $(addprefix tests/process/test_,exit.py fork.py fork_family.py fork_within.py \
-    start_methods.py model.py)
+interpreters := $(addprefix tests/api/test_,arguments.py asyncio.py batches.py errors.py fileno.py help.py \
+    inputs.py loan.py loan_buffer.py message.py out_of_memory.py read.py reference_leaks.py threads.py \
+    topic_object.py topic_reentry.py write.py) \
+    $(addprefix tests/process/test_,exit.py fork.py fork_within.py start_methods.py)
 numpys := $(addprefix tests/api/test_,inputs.py bad_inputs.py arguments.py write.py read.py loan.py \
     message.py)
 
