@@ -60,9 +60,10 @@ struct sf_attachment {
     uint64_t held_len, held_blocks, pinned, max_held, least_held;
 
     /* Any thread, relaxed: hints that may be lost. */
-    _Atomic uint8_t *filled; /* per 2 MiB of the arena: are its page tables filled? (flow.c) */
+    _Atomic uint8_t *filled; /* per 2 MiB of the arena: are its page tables filled? (pages.c) */
     _Atomic uint64_t next_probe_ns, next_clean_ns, next_look_ns, next_name_ns;
     _Atomic uint32_t spin_ns; /* what the adaptive spin has learned (wait.c) */
+    _Atomic uint32_t idle_chunk; /* which chunk to fill when there is time (pages.c) */
 
     /* fork.c, under the registry's mutex. */
     struct sf_attachment *next, *prev;
@@ -221,11 +222,18 @@ void sf_send_drop(struct sf_attachment *att, const struct sf_claim *claim);
 /* Ends the stream for everybody. 0, or SF_BUSY when a frozen writer holds the lock. */
 int sf_shutdown(struct sf_attachment *att, uint64_t until_ns);
 
+/* ---- pages.c ---- */
+
 enum { SF_FILLED_READ = 1, SF_FILLED_WRITE = 2 };
+/* At creation: has the first pages of the arena cleared. */
+void sf_pages_clear(int fd, const struct sf_layout *layout);
+/* At attach: maps what will be used next. */
+void sf_pages_begin(struct sf_attachment *att);
+/* By who has nothing to read: maps one step more, until all that was cleared is. */
+void sf_pages_idle(struct sf_attachment *att);
 SF_COLD void sf_fill_pages_slow(struct sf_attachment *att, uint64_t off, uint64_t len,
                                 bool writable);
-/* Page tables for [off, off + len) of the arena. First touch of a page costs many times its copy: they
- * are filled 2 MiB at a time, ahead of the copy. */
+/* Maps [off, off + len) of the arena, what is past its end excepted, ahead of a copy. */
 static inline void
 sf_fill_pages(struct sf_attachment *att, uint64_t off, uint64_t len, bool writable)
 {

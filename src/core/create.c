@@ -168,6 +168,7 @@ sf_segment_create(const char *path, const struct sf_params *params, uint32_t per
     status = reserve(fd, dir, layout.file_len, between, context);
     if (status == 0) {
         status = initialise(fd, &layout);
+        sf_pages_clear(fd, &layout);
     }
     if (status == 0) {
         status = os_file_publish(fd, dir, tmp, path);

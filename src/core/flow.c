@@ -20,24 +20,6 @@
 #define SF_CLEAN_NS UINT64_C(100000000)
 #define SF_NAME_NS UINT64_C(1000000000)
 
-/* ---- page tables ---- */
-
-void
-sf_fill_pages_slow(struct sf_attachment *att, uint64_t off, uint64_t len, bool writable)
-{
-    uint8_t bit = writable ? SF_FILLED_WRITE : SF_FILLED_READ;
-    for (uint64_t chunk = off / SF_FILL_LEN; chunk * SF_FILL_LEN < off + len; chunk++) {
-        uint8_t have = sf_load_relaxed(&att->filled[chunk]); /* a hint, private */
-        if ((have & bit) == 0) {
-            uint64_t first = chunk * SF_FILL_LEN;
-            uint64_t rest = att->arena_len - first;
-            os_map_populate((writable ? att->arena_rw : att->arena) + first,
-                            (size_t)(rest < SF_FILL_LEN ? rest : SF_FILL_LEN), writable);
-            sf_store_relaxed(&att->filled[chunk], (uint8_t)(have | bit)); /* a hint, private */
-        }
-    }
-}
-
 /* ---- sending ---- */
 
 uint64_t
@@ -371,6 +353,7 @@ sf_send_publish(struct sf_attachment *att, const struct sf_out *out, const struc
     sf_unlock(att);
     if (status == 0) {
         announce(att, claim->in_lane, now);
+        sf_fill_pages(att, claim->off + claim->len, claim->len, true); /* of the next one: J2 */
     }
     return status;
 }

@@ -220,6 +220,7 @@ attach_once(const char *path, enum sf_attach_as as, struct sf_attachment **out)
     }
     if (!att->monitor) {
         att->cleaned += sf_clean_dead(att);
+        sf_pages_begin(att);
     }
     *out = att;
     return 0;

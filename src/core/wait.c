@@ -134,6 +134,7 @@ sf_wait_message(struct sf_attachment *att, uint64_t cursor, uint64_t until_ns, i
     if (has_news(att, cursor, closed)) {
         return 0;
     }
+    sf_pages_idle(att);
     uint64_t budget =
         spin_ns >= 0 ? (uint64_t)spin_ns : sf_load_relaxed(&att->spin_ns); /* a hint */
     bool paid = spin(att, cursor, budget, until_ns, closed);

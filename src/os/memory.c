@@ -22,10 +22,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22
+#ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
+#define OS_TOUCH_LEN 65536u /* as many bytes as the kernel maps around a fault */
 
 int
 os_map(int fd, uint64_t off, size_t len, bool writable, void **out)
@@ -94,10 +94,20 @@ os_map_wipe_on_fork(void *at, size_t len)
 }
 
 void
-os_map_populate(void *at, size_t len, bool writable)
+os_map_populate(void *at, size_t len)
 {
     /* Since Linux 5.14; before, the pages come one fault at a time. */
-    (void)OS_CALL(-1, madvise(at, len, writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ));
+    (void)OS_CALL(-1, madvise(at, len, MADV_POPULATE_WRITE));
+}
+
+/* Not for the thread sanitizer: what is read may be written at the same time, and is not used. */
+__attribute__((no_sanitize("thread"))) void
+os_map_touch(const void *at, size_t len)
+{
+    const volatile char *first = at;
+    for (size_t off = 0; off < len; off += OS_TOUCH_LEN) {
+        (void)first[off];
+    }
 }
 
 int

@@ -77,8 +77,10 @@ void os_unmap(void *at, size_t len);
 void os_map_no_dump(void *at, size_t len);
 int os_map_no_fork(void *at, size_t len);
 int os_map_wipe_on_fork(void *at, size_t len);
-/* Fills page tables ahead of use; a kernel that cannot is no error. */
-void os_map_populate(void *at, size_t len, bool writable);
+/* Fill page tables ahead of use, no error where a kernel cannot: populate allocates and clears what
+ * is missing, for writing; touch maps what is there already, for less. */
+void os_map_populate(void *at, size_t len);
+void os_map_touch(const void *at, size_t len);
 int os_map_read_only(void *at, size_t len);
 int os_map_writable(void *at, size_t len);
 size_t os_page_len(void);

@@ -374,8 +374,8 @@ TEST(leaving_and_shutting_down_stand_on_no_call_that_can_fail)
 
 TEST(every_call_of_these_operations_was_made_to_fail)
 {
-    static const char *const calls[] = {
-        "open",  "close",      "fstat",       "lstat",           "madvise",
-        "fcntl", "futex_wait", "futex_waitv", "clock_nanosleep", NULL};
+    static const char *const calls[] = {"open",        "close",           "fstat",
+                                        "lstat",       "fcntl",           "futex_wait",
+                                        "futex_waitv", "clock_nanosleep", NULL};
     report(calls);
 }

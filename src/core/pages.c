@@ -1,0 +1,98 @@
+/* Pages: cleared and mapped ahead of the copy that would find them missing.
+ *
+ * Owns:      attachment.filled and .idle_chunk; what is touched when.
+ * Does not:  decide what is read or written. Nothing here changes a byte.
+ *
+ * The first store to a page of tmpfs that was only reserved costs ten times the copy into it: the
+ * kernel clears the page, takes a fault and maps it. So
+ *   - the creator has the first 64 MiB cleared, before the topic has a name;
+ *   - who attaches maps the 8 MiB that will be used next;
+ *   - the rest is mapped 2 MiB at a time: by writers after a publication, ahead of the next one; by
+ *     readers while they have nothing to read; and on the way by whoever is there first.
+ * Mapping is by touch, one byte per 64 KiB: the kernel maps the (cleared) pages around a fault with
+ * it, of a shared mapping writable ones as well. That costs a fifth of MADV_POPULATE_WRITE, which
+ * goes page by page; where pages are not cleared yet, the latter is what clears them.
+ *
+ * Invariants
+ *   P1  filled is a hint: a page that is missing all the same comes by a fault of its own.
+ *   P2  No system call here is made under the writer lock (J2).
+ * A crash here leaves: nothing.
+ */
+#include "core/attachment.h"
+
+#define SF_CLEARED_LEN (UINT64_C(64) << 20)
+#define SF_FIRST_LEN (UINT64_C(8) << 20)
+
+void
+sf_pages_clear(int fd, const struct sf_layout *layout)
+{
+    uint64_t arena_len = layout->capacity + layout->lane_len;
+    size_t len = (size_t)(arena_len < SF_CLEARED_LEN ? arena_len : SF_CLEARED_LEN);
+    void *at;
+    if (os_map(fd, layout->arena_off, len, true, &at) == 0) {
+        os_map_populate(at, len);
+        os_unmap(at, len);
+    }
+}
+
+static void
+fill(struct sf_attachment *att, uint64_t chunk, bool writable)
+{
+    uint8_t bit = writable ? SF_FILLED_WRITE : SF_FILLED_READ;
+    uint8_t have = sf_load_relaxed(&att->filled[chunk]); /* a private hint */
+    if ((have & bit) != 0) {
+        return;
+    }
+    uint64_t first = chunk * SF_FILL_LEN;
+    uint64_t rest = att->arena_len - first;
+    size_t len = (size_t)(rest < SF_FILL_LEN ? rest : SF_FILL_LEN);
+    if (writable && first + len > SF_CLEARED_LEN) {
+        os_map_populate(att->arena_rw + first, len);
+    }
+    else {
+        os_map_touch((writable ? att->arena_rw : att->arena) + first, len);
+    }
+    sf_store_relaxed(&att->filled[chunk], (uint8_t)(have | bit)); /* a private hint */
+}
+
+void
+sf_fill_pages_slow(struct sf_attachment *att, uint64_t off, uint64_t len, bool writable)
+{
+    uint64_t end = off + len < att->arena_len ? off + len : att->arena_len;
+    for (uint64_t chunk = off / SF_FILL_LEN; chunk * SF_FILL_LEN < end; chunk++) {
+        fill(att, chunk, writable);
+    }
+}
+
+void
+sf_pages_begin(struct sf_attachment *att)
+{
+    /* Hints, all of them: descriptors may change while they are looked at. */
+    struct sf_ring *ring = &att->ring;
+    uint64_t head = sf_load_relaxed(&ring->header->head), off = 0; /* as above */
+    uint32_t desc = sf_load_relaxed(&ring->index[head & (ring->lay.index_len - 1)]);
+    if (head != 0 && desc < ring->lay.desc_len) {
+        off = sf_load_relaxed(&ring->descs[desc].off); /* as above */
+    }
+    off = off < att->arena_len ? off : 0;
+    sf_fill_pages_slow(att, off, SF_FIRST_LEN, false);
+    if (att->arena_rw) {
+        sf_fill_pages_slow(att, off, SF_FIRST_LEN, true);
+    }
+}
+
+void
+sf_pages_idle(struct sf_attachment *att)
+{
+    uint64_t end = att->arena_len < SF_CLEARED_LEN ? att->arena_len : SF_CLEARED_LEN;
+    uint64_t chunk = sf_load_relaxed(&att->idle_chunk); /* a hint: two threads may fill one */
+    while (chunk * SF_FILL_LEN < end &&
+           (sf_load_relaxed(&att->filled[chunk]) & SF_FILLED_READ) != 0) { /* as above */
+        chunk++;
+    }
+    bool more = chunk * SF_FILL_LEN < end;
+    if (more) {
+        fill(att, chunk, false);
+    }
+    sf_store_relaxed(&att->idle_chunk, more ? (uint32_t)chunk + 1 : SF_NIL); /* as above */
+}
