@@ -34,6 +34,7 @@ HEADER = 4096  # more than what the library writes before a message
 
 
 users = 0  # of the library in this process: it has one start and one end
+retired: list[Any] = []  # subscribers nobody reads any more, until that end
 
 
 @contextlib.contextmanager
@@ -80,16 +81,21 @@ def _initialize(spec: Spec, domain: str) -> Any:
     return ecal
 
 
-def _finalize(ecal: Any) -> None:
+def _finalize() -> None:
+    """Callbacks need the GIL, and of all that waits for their end only the older binding's
+    `finalize` lets go of it; subscribers have to live until then."""
+    from ecal.core.core import finalize
+
     global users
     users -= 1
     if users == 0:
-        ecal.finalize()
+        finalize()
+        retired.clear()
 
 
 class _Writer(Writer):
     def __init__(self, spec: Spec, domain: str) -> None:
-        self._ecal = _initialize(spec, domain)
+        _initialize(spec, domain)
         from ecal.core.core import publisher
 
         self._publisher = publisher(spec.name)
@@ -99,19 +105,19 @@ class _Writer(Writer):
 
     def close(self) -> None:
         self._publisher.destroy()
-        _finalize(self._ecal)
+        _finalize()
 
 
 class _Reader(Reader):
     def __init__(self, spec: Spec, domain: str) -> None:
-        self._ecal = _initialize(spec, domain)
+        ecal = _initialize(spec, domain)
         self._shape = spec.shape
         self._writers = spec.writers
         self._full: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
         for _ in range(spec.depth):
             self._free.put(None)
-        self._subscriber = self._ecal.Subscriber(spec.name)
+        self._subscriber = ecal.Subscriber(spec.name)
         self._subscriber.set_receive_callback(self._receive)
 
     def _receive(self, publisher: Any, datatype: Any, data: Any) -> None:
@@ -127,13 +133,12 @@ class _Reader(Reader):
         return np.frombuffer(message, np.uint8).reshape(self._shape)
 
     def close(self) -> None:
-        # Only setting a callback waits for the running one without the GIL; ending does not.
-        for _ in range(self._writers):
+        for _ in range(self._writers):  # whose callbacks may wait
             self._free.put(None)
         self._subscriber.set_receive_callback(lambda publisher, datatype, data: None)
-        self._subscriber.remove_receive_callback()
+        retired.append(self._subscriber)
         del self._subscriber
-        _finalize(self._ecal)
+        _finalize()
 
 
 class Ecal(Peer):
@@ -151,5 +156,5 @@ class Ecal(Peer):
         return _Reader(self.spec, self._domain)
 
     def close(self) -> None:
-        for left in (self._domain, self._domain + "_mtx"):
-            Path("/dev/shm", left).unlink(missing_ok=True)
+        for left in Path("/dev/shm").glob(self._domain + "*"):
+            left.unlink(missing_ok=True)
