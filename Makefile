@@ -298,10 +298,22 @@ MINUTES ?= 5
 soak: $(VENV)/.stamp-installed
 	@$(BIN)/python tests/storm/soak.py --minutes $(MINUTES) $(SOAK_ARGS)
 
-## bench: the micro-benchmarks, as ratios
+## bench: shmflow beside its peers (half an hour), with tables and pictures in build/bench; BENCH_ARGS
 .PHONY: bench
-bench: $(VENV)/.stamp-installed
-	@$(BIN)/python benchmarks/micro.py $(BENCH_ARGS)
+bench: $(VENV)/.stamp-bench $(VENV)/.stamp-installed
+	@$(BIN)/python benchmarks/run.py --plots build/bench $(BENCH_ARGS)
+
+## bench-quick: the same in two minutes, with the fewest sizes
+.PHONY: bench-quick
+bench-quick: $(VENV)/.stamp-bench $(VENV)/.stamp-installed
+	@$(BIN)/python benchmarks/run.py --quick --plots build/bench $(BENCH_ARGS)
+
+NEW ?= build/bench/results.json
+## bench-check: what got worse from one run to another, OLD=before.json, NEW=build/bench/results.json
+.PHONY: bench-check
+bench-check: $(VENV)/.stamp-venv
+	@test -n "$(OLD)" || { echo "make bench-check OLD=before.json NEW=after.json" >&2; exit 2; }
+	@$(BIN)/python benchmarks/compare.py '$(OLD)' '$(NEW)' $(BENCH_ARGS)
 
 # ---- the source itself -------------------------------------------------------------------------
 

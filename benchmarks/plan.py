@@ -38,9 +38,9 @@ def size_of(shape: Sequence[int]) -> int:
 
 
 def human(nbytes: int) -> str:
-    if nbytes < 10_000:
-        return f"{nbytes} B"
-    return f"{nbytes / 1e3:.0f} kB" if nbytes < 1e6 else f"{nbytes / 1e6:.1f} MB"
+    if nbytes < 1e6:
+        return f"{nbytes} B" if nbytes % 1024 else f"{nbytes // 1024} KiB"
+    return f"{nbytes / 1e6:.1f} MB"
 
 
 @dataclass(frozen=True)

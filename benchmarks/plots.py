@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from plan import human, size_of
+from report import number
 
 Entry = dict[str, Any]
 Series = dict[str, tuple[str, list[float], list[float]]]  # by peer: title, x, y
@@ -82,31 +83,44 @@ def style(axes: Any, title: str, x: str, y: str) -> None:
         axes.spines[side].set_visible(False)
 
 
-def name_lines(axes: Any, ends: list[tuple[float, str, str]], low: float, high: float) -> None:
-    """The names at the right edge, beside where each line ends, moved apart as far as needed.
-    `ends`: heights as shares of the axes (0 to 1), with peer and title."""
-    step = 0.047
+def apart(heights: list[float], step: float) -> list[float]:
+    """Moved apart to at least `step`, in their order, and each as little as can be: neighbours that
+    would overlap are pooled around their mean; all within 0 to 1."""
+    pools: list[list[float]] = []
+    for i, height in enumerate(heights):
+        pools.append([height - i * step, 1])
+        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
+            (one, many), (other, more) = pools[-2:]
+            pools[-2:] = [[(one * many + other * more) / (many + more), many + more]]
+    flat = [mean for mean, count in pools for _ in range(int(count))]
+    most = 1 - (len(flat) - 1) * step
+    return [min(max(place, 0), most) + i * step for i, place in enumerate(flat)]
+
+
+def name_lines(axes: Any, ends: list[tuple[float, str, str]]) -> None:
+    """The names at the right edge, beside where each line ends. `ends`: heights as shares of the
+    axes (0 to 1), with peer and title."""
     ends = sorted(ends)
-    places = [min(max(height, low), high) for height, _, _ in ends]
-    for i in range(1, len(places)):
-        places[i] = max(places[i], places[i - 1] + step)
-    over = places[-1] - high if places else 0
-    if over > 0:
-        places[-1] = high
-        for i in range(len(places) - 2, -1, -1):
-            places[i] = min(places[i], places[i + 1] - step)
+    places = apart([height for height, _, _ in ends], 0.045)
     for place, (height, peer, title) in zip(places, ends, strict=True):
         axes.annotate(
             title,
             xy=(1.0, height),
-            xytext=(1.045, place),
+            xytext=(1.06, place),
             xycoords="axes fraction",
             textcoords="axes fraction",
             va="center",
             fontsize=9.5 if peer == OURS else 8.5,
             fontweight="bold" if peer == OURS else "normal",
             color=colour(peer),
-            arrowprops={"arrowstyle": "-", "color": colour(peer), "lw": 0.6, "shrinkB": 0},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour(peer),
+                "lw": 0.6,
+                "relpos": (0, 0.5),
+                "shrinkA": 2,
+                "shrinkB": 4,
+            },
             annotation_clip=False,
         )
 
@@ -123,6 +137,7 @@ def lines(axes: Any, drawn: Series) -> None:
             markersize=6 if ours else 3.5,
             linestyle="--" if peer.startswith(OURS + "-") else "-",
             zorder=5 if ours else 3,
+            clip_on=False,
         )
 
 
@@ -145,7 +160,7 @@ def label(axes: Any, drawn: Series) -> None:
                 color=colour(peer),
             )
     axes.set_xlim(right=right)
-    name_lines(axes, ends, 0.01, 0.99)
+    name_lines(axes, ends)
 
 
 def ticks(axes: Any, values: list[float], names: list[str]) -> None:
@@ -259,7 +274,7 @@ def violin(axes: Any, row: int, entry: Entry, edges: np.ndarray) -> None:
     axes.plot([low, high], [row, row], color=colour(entry["peer"]), linewidth=2 if ours else 1)
     axes.plot(entry["median"], row, "o", color=colour(entry["peer"]), markersize=7 if ours else 5)
     axes.annotate(
-        f"{entry['median']:.3g}",
+        number(entry["median"]),
         (entry["median"], row),
         xytext=(0, 8),
         textcoords="offset points",

@@ -151,6 +151,24 @@ def reached(results: dict[str, Any]) -> str:
     return table(["work", "wanted", "measured", "reached"], rows)
 
 
+def limits(results: dict[str, Any]) -> str:
+    """What the machine allows without Python, as far as it was measured."""
+    told = results["limits"]
+    rows = []
+    for what, words in (("futex", "two processes that sleep"), ("line", "two that spin")):
+        for placed in ("unpinned", "pinned"):
+            if (found := told.get(what, {}).get(placed)) is not None:
+                us = number(1e6 * found["median"])
+                rows.append([f"round trip of {words}, in C, {placed}", f"{us} us"])
+    for threads in (1, 2):
+        if (found := told.get(f"memcpy_{threads}")) is not None:
+            rate = f"{number(found['bytes_per_second'] / 1e9)} GB/s"
+            rows.append([f"memcpy of 720p frames into a ring, threads: {threads}", rate])
+    if "np_copyto" in told:
+        rows.append(["np.copyto of a 720p frame", f"{number(1e6 * told['np_copyto'])} us"])
+    return table(["the machine", "", ""], ([*row, ""] for row in rows))
+
+
 def inside(results: dict[str, Any]) -> str:
     rows = [
         [str(line.get("name", "")), spread(line | {"median": line["ratio"]}), line.get("text", "")]
@@ -171,6 +189,8 @@ def markdown(results: dict[str, Any]) -> str:
         "## What was to be reached",
         reached(results),
     ]
+    if results["limits"]:
+        parts += ["## What the machine allows", limits(results)]
     if results["inside"]:
         parts += ["## Inside one process", inside(results)]
     by_key: dict[str, list[Entry]] = {}

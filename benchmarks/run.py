@@ -150,9 +150,17 @@ def limits() -> dict[str, Any]:
     import limits
     import plan
 
-    return {what: limits.measure(what) for what in ("memcpy", "futex", "line", "stat")} | {
-        "np_copyto": limits.np_copyto(plan.size_of(plan.HD), plan.SIZES[plan.HD])
+    found: dict[str, Any] = {
+        what: {
+            placed: limits.measure(what, pinned=placed == "pinned")
+            for placed in ("unpinned", "pinned")
+        }
+        for what in ("futex", "line")
     }
+    frames = {"nbytes": plan.size_of(plan.HD), "depth": plan.SIZES[plan.HD]}
+    for threads in (1, 2):
+        found[f"memcpy_{threads}"] = limits.measure("memcpy", threads=threads, **frames)
+    return found | {"stat": limits.measure("stat"), "np_copyto": limits.np_copyto(**frames)}
 
 
 def write(options: argparse.Namespace, results: Any) -> None:

@@ -28,7 +28,9 @@ from processes import RUN, Control, Role, first_word, run, warm_up_reader, warm_
 
 PAGE = 4096
 TIMEOUT_S = 0.2  # of each read; so long after the last message a reader stops
-START_S = 20.0  # for processes to start and find each other, and as much again to end
+START_S = float(
+    os.environ.get("BENCH_START_S", "20")
+)  # for processes to start and find each other, and as much again to end
 PER_PROCESS_S = 1.0
 BATCH = 64
 EDGES_US = np.logspace(-1, 6, 20 * 7 + 1)  # of the histograms' bins, in microseconds
