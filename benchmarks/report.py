@@ -1,6 +1,6 @@
 """Results as Markdown: a table per work, and one of what shmflow set out to reach.
 
-    python benchmarks/report.py build/bench/results.json > build/bench/results.md
+    python benchmarks/report.py build/bench/results.json
 
 Owns: words and numbers as people read them. The goals themselves are in reach.py.
 """

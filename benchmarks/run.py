@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for children it is a copy of sys.path
 
-BUILD = Path(__file__).resolve().parent.parent / "build" / "bench"
+RESULTS = Path(__file__).resolve().parent.parent / "build" / "bench" / "results"
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -34,8 +34,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--works", help="stream, batches, round_trip, latency, idle, inside, limits"
     )
     parser.add_argument("--match", help="only what has this in its key, as in results.json")
-    parser.add_argument("--json", type=Path, default=BUILD / "results.json", metavar="FILE")
-    parser.add_argument("--markdown", type=Path, default=BUILD / "results.md", metavar="FILE")
+    parser.add_argument("--json", type=Path, default=RESULTS.with_suffix(".json"), metavar="FILE")
+    parser.add_argument("--markdown", type=Path, default=RESULTS.with_suffix(".md"), metavar="FILE")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="draw them there (matplotlib)")
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (2 if options.quick else 3)
@@ -95,6 +95,7 @@ def measure(options: argparse.Namespace, results: Any, kinds: dict[str, Any]) ->
         for number, job in enumerate(jobs)
         if turn < job.rounds
         for name in rotated(list(kinds), turn + number)
+        if not results.gave_up(job, name)
     ]
     progress = Progress(len(plan_of))
     for turn, job, name in plan_of:

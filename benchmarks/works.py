@@ -105,37 +105,58 @@ def send(call: Callable[[Any], None], what: Any, each: int, seconds: float) -> F
     return {"count": calls * each, "seconds": now - begin, "cpu": cpu_seconds() - cpu}
 
 
-def drain(
-    take: Callable[[], Any],
-    size: Callable[[Any], int] | None,
-    touch: bool,
-    over: Callable[[], bool],
-) -> Figures:
+# Each takes so many messages (or batches), and tells how many came and whether the time was over.
+Take = Callable[[int], tuple[int, bool]]
+
+
+def taking(reader: Reader, touch: bool, batch: int) -> Take:
+    read, read_many = reader.read, reader.read_many
+
+    def each(stride: int) -> tuple[int, bool]:
+        for taken in range(stride):
+            if read(TIMEOUT_S) is None:
+                return taken, True
+        return stride, False
+
+    def touching(stride: int) -> tuple[int, bool]:
+        for taken in range(stride):
+            array = read(TIMEOUT_S)
+            if array is None:
+                return taken, True
+            array.reshape(-1)[::PAGE].sum()
+        return stride, False
+
+    def batches(stride: int) -> tuple[int, bool]:
+        taken = 0
+        for _ in range(stride):
+            count = len(read_many(batch, TIMEOUT_S))
+            if not count:
+                return taken, True
+            taken += count
+        return taken, False
+
+    return batches if batch else touching if touch else each
+
+
+def drain(take: Take, over: Callable[[], bool]) -> Figures:
     """Takes until all is over and nothing comes any more. The rate is that between the first and
     the last look at the clock before a time-out."""
-    clock, stride, count, marks = time.perf_counter, 1, 0, []
+    clock, stride, count = time.perf_counter, 1, 0
+    marks: list[tuple[float, int]] = []
     cpu = cpu_seconds()
     while True:
-        taken = 0
-        for _ in itertools.repeat(None, stride):
-            got = take()
-            if got is None or not len(got):
-                break
-            if touch:
-                got.reshape(-1)[::PAGE].sum()
-            taken += 1 if size is None else size(got)
-        else:
-            count += taken
-            now = clock()
-            if len(marks) < 2:
-                marks.append((now, count))
-            else:
-                stride = next_stride(stride, now - marks[-1][0])
-                marks[-1] = (now, count)
-            continue
+        taken, late = take(stride)
         count += taken
-        if over():
-            break
+        if late:
+            if over():
+                break
+            continue
+        now = clock()
+        if len(marks) < 2:
+            marks.append((now, count))
+        else:
+            stride = next_stride(stride, now - marks[-1][0])
+            marks[-1] = (now, count)
     elapsed, arrived = np.subtract(marks[-1], marks[0]) if len(marks) > 1 else (0, 0)
     rate = float(arrived / elapsed) if elapsed else 0.0
     return {"count": count, "rate": rate, "cpu": cpu_seconds() - cpu}
@@ -157,10 +178,7 @@ def stream_reader(peer: Peer, control: Control, index: int, touch: bool, batch: 
     touch = touch and peer.spec.nbytes >= PAGE
     with contextlib.closing(peer.reader(index)) as reader:
         warm_up_reader(control, reader, index)
-        if batch:
-            return drain(lambda: reader.read_many(batch, TIMEOUT_S), len, touch, control.over)
-        read = reader.read
-        return drain(lambda: read(TIMEOUT_S), None, touch, control.over)
+        return drain(taking(reader, touch, batch), control.over)
 
 
 def stream(

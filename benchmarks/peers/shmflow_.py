@@ -12,7 +12,7 @@ views: that is read()'s own rule. Three peers:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,6 +28,7 @@ SPARE = 4  # messages beyond the depth
 class TopicWriter(Writer):
     def __init__(self, topic: shmflow.Topic) -> None:
         self.topic = topic
+        # As a program would call them: without a method of ours in between.
         self.write = topic.write  # type: ignore[method-assign]
         self.write_many = topic.write_many  # type: ignore[method-assign]
 
@@ -41,14 +42,11 @@ class TopicWriter(Writer):
 class TopicReader(Reader):
     def __init__(self, topic: shmflow.Topic) -> None:
         self.topic = topic
-        self._read = topic.read
-        self._read_many = topic.read_many
+        self.read = partial(topic.read, default=None)  # type: ignore[method-assign]
+        self.read_many = partial(topic.read_many, stack=True)  # type: ignore[method-assign]
 
     def read(self, timeout: float) -> np.ndarray | None:
-        return self._read(timeout, default=None)
-
-    def read_many(self, limit: int, timeout: float) -> Sequence[np.ndarray]:
-        return self._read_many(limit, timeout, stack=True)  # type: ignore[return-value]
+        raise AssertionError("the topic's own is called")
 
     def close(self) -> None:
         self.topic.close()

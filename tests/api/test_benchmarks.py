@@ -63,11 +63,11 @@ def measured(path: Path, peers: str) -> tuple[dict[str, Any], str, str]:
     """JSON, Markdown and stderr of a tiny run."""
     (path / "strange.py").write_text(PEERS)
     options = "--rounds 1 --seconds 0.05 --quick --works stream --match shape=64".split()
-    files = ["--json", path / "out" / "a.json", "--markdown", path / "out" / "a.md"]
+    files = ["--json", path / "out" / "a.json", "--markdown", path / "out" / "a.text"]
     done = program("run.py", *options, "--peers", peers, *files, path=path)
     assert done.returncode == 0, done.stderr
     results = json.loads((path / "out" / "a.json").read_text())
-    return results, (path / "out" / "a.md").read_text(), done.stderr
+    return results, (path / "out" / "a.text").read_text(), done.stderr
 
 
 @pytest.fixture
