@@ -4,8 +4,9 @@ Owns: spawning, the control block through which the roles agree on when to begin
 warm-up, and the end of those that do not end by themselves.
 Does not: know what is measured.
 
-1. Every process is spawned, and the leader of a process group of its own: what hangs is killed with
-   all that it started.
+1. Every process is spawned, and the leader of a process group of its own. One that is to end early
+   is asked to (SIGTERM: it closes what it has open); if it does not, it is killed with all that it
+   started.
 2. Whatever ends `run()`, also Ctrl-C, no process of it is left.
 3. What a child raises, or what it last said when it dies without a word, comes back as text.
 
@@ -37,6 +38,7 @@ WARM, SETTLE, RUN = range(3)
 LINE = 16  # words of 8 bytes from one process's to the next: no two of them share a cache line
 QUIET_S = 0.02  # nothing for so long: the warm-up has been drained
 PR_SET_PDEATHSIG = 1
+PATIENCE_S = 2  # for a process that was asked to end
 
 
 class Failed(Exception):
@@ -139,14 +141,22 @@ def child(role: Role, connection: Connection, log: str) -> None:
     os.dup2(fd, 1)
     os.dup2(fd, 2)
     os.close(fd)
+    signal.signal(signal.SIGTERM, leave)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     if role.cpu is not None:
         os.sched_setaffinity(0, {role.cpu})
     try:
         answer: tuple[bool, Any] = (True, role.function(*role.arguments))
     except BaseException:
         answer = (False, traceback.format_exc())
-    connection.send(answer)
+    with contextlib.suppress(BrokenPipeError):
+        connection.send(answer)
     connection.close()
+
+
+def leave(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit
 
 
 @contextlib.contextmanager
@@ -159,13 +169,20 @@ def without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def kill(process: multiprocessing.process.BaseProcess) -> None:
-    if process.pid is None:
-        return
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.kill()
-    process.join()
+def stop(processes: Sequence[multiprocessing.process.BaseProcess]) -> None:
+    """Asks all that are left to end, then kills."""
+    left = [process for process in processes if process.is_alive()]
+    for process in left:
+        process.terminate()
+    deadline = time.monotonic() + PATIENCE_S
+    for process in left:
+        process.join(max(deadline - time.monotonic(), 0))
+    for process in processes:
+        if process.pid is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+            process.join()
 
 
 def last_words(path: str) -> str:
@@ -196,8 +213,8 @@ def run(
             return [answers[number] for number in range(len(roles))], end(started)
         finally:
             with without_interrupts():
-                for process, connection, _ in started:
-                    kill(process)
+                stop([process for process, _, _ in started])
+                for _, connection, _ in started:
                     connection.close()
 
 
