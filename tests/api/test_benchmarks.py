@@ -55,7 +55,7 @@ def program(name: str, *arguments: object, path: Path) -> subprocess.CompletedPr
         text=True,
         timeout=60,
         cwd=path,
-        env=os.environ | {"PYTHONPATH": str(path), "BENCH_START_S": "4"},
+        env=os.environ | {"PYTHONPATH": str(path), "BENCH_START_S": "3"},
     )
 
 
