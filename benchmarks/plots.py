@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measures import EDGES_US
 from plan import human, size_of
 from report import number
 
@@ -215,8 +216,6 @@ def draw_readers(plt: Any, results: dict[str, Any], place: Path) -> bool:
 
 
 def draw_latency(plt: Any, results: dict[str, Any], place: Path) -> bool:
-    from works import EDGES_US
-
     forms = (
         ("720p, one after the other", chosen(results, "latency", rate=None)),
         ("720p, paced", chosen(results, "latency", rate=lambda rate: rate is not None)),
@@ -292,7 +291,7 @@ def finish(plt: Any, figure: Any, results: dict[str, Any], path: Path) -> None:
         0.01,
         0.008,
         f"{machine['processor']}, {machine['cpus']} CPUs{virtual}, Linux {machine['kernel']}, "
-        f"Python {machine['python']}. Medians of {results['options']['rounds']} rounds.",
+        f"Python {machine['python']}. Rounds: {results['options']['rounds']}; medians.",
         fontsize=8,
         color="#666666",
     )

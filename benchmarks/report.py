@@ -183,7 +183,7 @@ def markdown(results: dict[str, Any]) -> str:
     parts = [
         "# Figures",
         machine.head(results["machine"]).replace("\n", "  \n"),
-        f"Medians of {options['rounds']} rounds of {options['seconds']:g} s, with their quartiles; "
+        f"Rounds: {options['rounds']}, of {options['seconds']:g} s each; medians and quartiles; "
         "ratios are taken within each round. What they mean, and what not: the README beside the "
         "benchmarks.",
         "## What was to be reached",

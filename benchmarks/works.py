@@ -16,13 +16,13 @@ import contextlib
 import itertools
 import multiprocessing
 import os
-import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from measures import Figures, cpu_seconds, distribution, next_stride, sleeps
 from peers.base import Peer, Reader, Spec, Writer
 from processes import RUN, Control, Role, first_word, run, warm_up_reader, warm_up_writer
 
@@ -33,9 +33,7 @@ START_S = float(
 )  # for processes to start and find each other, and as much again to end
 PER_PROCESS_S = 1.0
 BATCH = 64
-EDGES_US = np.logspace(-1, 6, 20 * 7 + 1)  # of the histograms' bins, in microseconds
 
-Figures = dict[str, Any]
 _numbers = itertools.count(1)
 
 
@@ -60,31 +58,6 @@ def channels(kind: type[Peer], count: int = 1, **spec: Any) -> Iterator[tuple[An
 
 def limit(seconds: float, processes: int) -> float:
     return START_S + seconds + PER_PROCESS_S * processes
-
-
-def cpu_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-
-def sleeps() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
-
-
-def next_stride(stride: int, seconds: float) -> int:
-    if seconds < 0.002:
-        return min(stride * 2, 256)
-    return max(stride // 2, 1) if seconds > 0.02 else stride
-
-
-def distribution(times_ns: Sequence[int]) -> Figures:
-    """Percentiles in microseconds, and how many fell between EDGES_US."""
-    times = np.array(times_ns, np.float64) / 1000
-    if not len(times):
-        return {"count": 0}
-    named = {f"p{q:g}": float(np.percentile(times, q)) for q in (50, 90, 99, 99.9)}
-    counts, _ = np.histogram(times, EDGES_US)
-    return {"count": len(times), "mean": float(times.mean()), **named, "histogram": counts.tolist()}
 
 
 # ---- as fast as it goes --------------------------------------------------------------------------
