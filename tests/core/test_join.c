@@ -1,71 +1,5 @@
 /* join.c: lossless readers and groups: what they are promised, and who is refused. */
-#include "scratch.h"
-
-#include "core/status.h"
-
-enum { LEN = 64, DEPTH = 8 };
-
-static int
-join(struct sf_attachment *att, const char *group, enum sf_start start, bool lossless)
-{
-    struct sf_joining how = {.group = group, .start = start, .lossless = lossless};
-    return sf_join(att, &how, SECONDS(10));
-}
-
-/* Without waiting for anybody: 0, or why not. */
-static int
-write_now(struct sf_attachment *att)
-{
-    char data[LEN] = {0};
-    uint64_t len = LEN, seq;
-    struct sf_out out = out_of(data, len, &len);
-    return sf_send_small(att, &out, SF_TRY, &seq);
-}
-
-static void
-write_some(struct sf_attachment *att, int count)
-{
-    for (int i = 0; i < count; i++) {
-        CHECK_EQ(write_now(att), 0);
-    }
-}
-
-static uint64_t
-cursor_of(struct sf_attachment *att)
-{
-    return sf_load_relaxed(att->cursor); /* one thread */
-}
-
-static uint64_t
-next_of(struct sf_attachment *att)
-{
-    struct sf_message m = {.seq = 0};
-    return take(att, &m) == 0 ? m.seq : 0;
-}
-
-static void
-check_tables(struct sf_attachment *att)
-{
-    REQUIRE_EQ(sf_lock_try(att), 0);
-    sf_unlock(att); /* looks at the invariants */
-}
-
-/* A topic with a writer; others attach to it. */
-static struct sf_attachment *
-open_topic(uint64_t depth, int messages)
-{
-    struct sf_attachment *att = create_and_attach("t", 1 << 16, depth);
-    write_some(att, messages);
-    return att;
-}
-
-static void
-close_topic(struct sf_attachment *att)
-{
-    check_tables(att);
-    sf_attachment_unref(att);
-    remove_topic("t");
-}
+#include "joined.h"
 
 /* ---- lossless readers ---- */
 
@@ -219,10 +153,8 @@ TEST(who_waits_for_nobody_gives_up_its_turn_for_the_lane)
 
 TEST(members_take_each_message_once_and_the_group_goes_on_without_them)
 {
-    struct sf_attachment *w = open_topic(DEPTH, 5);
-    struct sf_attachment *a = attach("t", SF_AS_READER), *b = attach("t", SF_AS_READER);
-    CHECK_EQ(join(a, "g", SF_OLDEST, false), 0);
-    CHECK_EQ(join(b, "g", SF_NEW, false), 0); /* it is there already, and stands at 1 */
+    struct sf_attachment *w = open_topic(DEPTH, 5), *a, *b;
+    join_two(&a, &b, SF_NEW, false); /* the group is there already, and stands at 1 */
     for (uint64_t seq = 1; seq <= 4; seq++) {
         CHECK_EQ(next_of(seq % 2 ? a : b), seq);
     }
@@ -243,12 +175,10 @@ TEST(members_take_each_message_once_and_the_group_goes_on_without_them)
 /* Two that looked at the same message: one gets it. */
 TEST(a_message_that_two_members_found_goes_to_one)
 {
-    struct sf_attachment *w = open_topic(DEPTH, 2);
-    struct sf_attachment *a = attach("t", SF_AS_READER), *b = attach("t", SF_AS_READER);
+    struct sf_attachment *w = open_topic(DEPTH, 2), *a, *b;
     struct sf_message ma, mb;
     uint64_t from_a, from_b;
-    CHECK_EQ(join(a, "g", SF_OLDEST, true), 0);
-    CHECK_EQ(join(b, "g", SF_OLDEST, true), 0);
+    join_two(&a, &b, SF_OLDEST, true);
     CHECK_EQ(sf_take_look(a, false, &from_a, &ma), 0);
     CHECK_EQ(sf_take_look(b, false, &from_b, &mb), 0);
     CHECK_EQ(ma.seq, mb.seq);
