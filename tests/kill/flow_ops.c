@@ -12,18 +12,6 @@
 /* ---- writing ---- */
 
 static int
-write_small(struct scene *s)
-{
-    return put(s, &s->self, SMALL, long_enough());
-}
-
-static int
-write_large(struct scene *s)
-{
-    return put(s, &s->self, LARGE, long_enough());
-}
-
-static int
 write_huge(struct scene *s)
 {
     return put(s, &s->self, HUGE, long_enough());
@@ -154,12 +142,6 @@ loan_and_discard(struct scene *s)
 }
 
 /* ---- reading ---- */
-
-static int
-be_reader(struct scene *s)
-{
-    return attach_self(s, SF_AS_READER);
-}
 
 static int
 read_copy(struct scene *s)

@@ -131,6 +131,7 @@ struct op {
     void (*meanwhile)(struct scene *);  /* supervisor, while the victim is at it */
     void (*afterwards)(struct scene *); /* supervisor, after the death, before the first write */
     void (*settle)(struct scene *);     /* supervisor, after the first writes */
+    int how;                            /* for acts that come in several kinds */
 };
 
 extern const struct op flow_ops[], wait_ops[], life_ops[], policy_ops[]; /* NULL names end them */
@@ -214,6 +215,33 @@ come_alone(struct scene *s)
 {
     (void)s;
     return 0;
+}
+
+static inline int
+be_reader(struct scene *s)
+{
+    return attach_self(s, SF_AS_READER);
+}
+
+static inline int
+write_small(struct scene *s)
+{
+    return put(s, &s->self, SMALL, long_enough());
+}
+
+static inline int
+write_large(struct scene *s)
+{
+    return put(s, &s->self, LARGE, long_enough());
+}
+
+/* Until the victim sleeps on the bell, or is dead. */
+static inline void
+wait_for_a_sleeper(const struct sf_bell *bell)
+{
+    while (!victim_is_gone() && sf_load_seq(&bell->sleepers) == 0) { /* H */
+        (void)os_sleep_until(os_now_ns() + MS / 20);
+    }
 }
 
 struct verdict_context {

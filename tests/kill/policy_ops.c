@@ -11,14 +11,9 @@
 #include <string.h>
 
 enum { BATCH_LEN = 5, TAKEN = 4 };
+enum { COPYING, HOLDING };
 
 /* ---- joining and leaving ---- */
-
-static int
-be_reader(struct scene *s)
-{
-    return attach_self(s, SF_AS_READER);
-}
 
 static int
 join_as(struct scene *s, const char *group, enum sf_start start, bool lossless)
@@ -120,27 +115,16 @@ name_all_groups_of_the_dead(struct scene *s)
 
 /* ---- taking ---- */
 
+/* How: COPYING or HOLDING. */
 static int
-take_some(struct scene *s, bool hold)
+take_some(struct scene *s)
 {
     int got = 1;
     for (int i = 0; got == 1 && i < TAKEN; i++) {
-        got = take(s, &s->self, hold);
+        got = take(s, &s->self, s->op->how == HOLDING);
     }
     bool others = (s->op->flags & GROUP) != 0 && got == SF_EMPTY; /* took the rest */
     return got == 1 || others ? 0 : got;
-}
-
-static int
-take_copies(struct scene *s)
-{
-    return take_some(s, false);
-}
-
-static int
-take_and_hold(struct scene *s)
-{
-    return take_some(s, true);
 }
 
 /* As a member copies a large one: it is his before he copies it. */
@@ -192,16 +176,11 @@ seek_to(struct scene *s, enum sf_start start)
     return sf_seek(s->self.att, sf_find_start(s->self.att, start), long_enough());
 }
 
+/* How: an sf_start. */
 static int
-seek_back(struct scene *s)
+seek(struct scene *s)
 {
-    return seek_to(s, SF_OLDEST);
-}
-
-static int
-seek_on(struct scene *s)
-{
-    return seek_to(s, SF_NEW);
+    return seek_to(s, (enum sf_start)s->op->how);
 }
 
 /* A group's messages come again after that, which is what was asked for. */
@@ -248,18 +227,6 @@ send_batch(struct scene *s)
 
 /* ---- waiting for a lossless reader ---- */
 
-static int
-write_small(struct scene *s)
-{
-    return put(s, &s->self, SMALL, long_enough());
-}
-
-static int
-write_large(struct scene *s)
-{
-    return put(s, &s->self, LARGE, long_enough());
-}
-
 /* As many as the depth holds, and the reader has read none of them. */
 static void
 reach_the_depth(struct scene *s)
@@ -274,24 +241,15 @@ reach_the_depth(struct scene *s)
 static void
 read_for_a_sleeper(struct scene *s)
 {
-    struct sf_header *h = s->writer.att->ring.header;
-    while (!victim_is_gone() && sf_load_seq(&h->room.sleepers) == 0) { /* H */
-        (void)os_sleep_until(os_now_ns() + MS / 20);
-    }
+    wait_for_a_sleeper(&s->writer.att->ring.header->room);
     drain(s);
 }
 
 /* Somebody joined as lossless, and read nothing, and is dead. */
-static int
-join_and_die(struct scene *s)
-{
-    return join_as(s, NULL, SF_OLDEST, true);
-}
-
 static void
 somebody_lossless_dies(struct scene *s)
 {
-    helper_dies(s, join_and_die, NULL);
+    helper_dies(s, join_lossless, NULL);
 }
 
 #define MEMBER (GROUP | LAGS | CAN_STOP)
@@ -309,18 +267,19 @@ const struct op policy_ops[] = {
     {"leave as a lossless reader", LAGS | DEPTH, 0, .act = leave_what_one_joined,
      .ready = be_lossless},
     {"leave a group", GROUP | LAGS, 0, .act = leave_what_one_joined, .ready = be_member},
-    {"take what a writer waits for", LAGS | DEPTH, 0, .act = take_copies, .ready = be_lossless,
-     .between = listen_for_room, .meanwhile = write_behind_the_victim},
-    {"take as a lossless reader", LAGS | LOSSLESS | CAN_STOP, 0, .act = take_and_hold,
-     .ready = be_lossless},
-    {"take as a member", MEMBER, 0, .act = take_copies, .ready = be_member},
-    {"take and hold as a member", MEMBER, 0, .act = take_and_hold, .ready = be_member},
+    {"take what a writer waits for", LAGS | DEPTH, 0, .act = take_some, .ready = be_lossless,
+     .between = listen_for_room, .meanwhile = write_behind_the_victim, .how = COPYING},
+    {"take as a lossless reader", LAGS | LOSSLESS | CAN_STOP, 0, .act = take_some,
+     .ready = be_lossless, .how = HOLDING},
+    {"take as a member", MEMBER, 0, .act = take_some, .ready = be_member, .how = COPYING},
+    {"take and hold as a member", MEMBER, 0, .act = take_some, .ready = be_member, .how = HOLDING},
     {"take before the copy", MEMBER, 0, .act = take_before_the_copy, .ready = be_member},
-    {"take as a member of a lossy group", MEMBER | LOSSY, 0, .act = take_and_hold,
-     .ready = be_member},
-    {"seek back", LAGS | LOSSLESS | CAN_STOP, 0, .act = seek_back, .ready = be_lossless_and_new},
-    {"seek on", LAGS | LOSSLESS | DEPTH | CAN_STOP, 0, .act = seek_on, .ready = be_lossless,
-     .between = listen_for_room},
+    {"take as a member of a lossy group", MEMBER | LOSSY, 0, .act = take_some, .ready = be_member,
+     .how = HOLDING},
+    {"seek back", LAGS | LOSSLESS | CAN_STOP, 0, .act = seek, .ready = be_lossless_and_new,
+     .how = SF_OLDEST},
+    {"seek on", LAGS | LOSSLESS | DEPTH | CAN_STOP, 0, .act = seek, .ready = be_lossless,
+     .between = listen_for_room, .how = SF_NEW},
     {"seek as a member", MEMBER | LOSSY, 0, .act = seek_the_group, .ready = be_member},
     {"send a batch", BATCH | LOSSLESS | CAN_STOP, BATCH_LEN, .act = send_batch},
     {"send a batch at the depth", BATCH | DEPTH | LOSSLESS | CAN_STOP, BATCH_LEN,

@@ -15,19 +15,13 @@
 /* ---- coming and leaving ---- */
 
 static int
-attach_reader(struct scene *s)
-{
-    return attach_self(s, SF_AS_READER);
-}
-
-static int
-attach_writer(struct scene *s)
+be_writer(struct scene *s)
 {
     return attach_self(s, SF_AS_WRITER);
 }
 
 static int
-attach_monitor(struct scene *s)
+be_monitor(struct scene *s)
 {
     return attach_self(s, SF_AS_MONITOR);
 }
@@ -87,7 +81,7 @@ close_topic(struct scene *s)
 static int
 be_new_reader(struct scene *s)
 {
-    int status = attach_reader(s);
+    int status = be_reader(s);
     if (status == 0) {
         sf_subscribe(s->self.att, SF_NEW);
     }
@@ -97,7 +91,7 @@ be_new_reader(struct scene *s)
 static int
 be_new_monitor(struct scene *s)
 {
-    int status = attach_monitor(s);
+    int status = be_monitor(s);
     if (status == 0) {
         sf_subscribe(s->self.att, SF_NEW);
     }
@@ -123,10 +117,7 @@ sleep_until_a_message(struct scene *s)
 static void
 write_for_a_sleeper(struct scene *s)
 {
-    struct sf_bell *bell = &s->writer.att->ring.header->bell;
-    while (!victim_is_gone() && sf_load_seq(&bell->sleepers) == 0) { /* H */
-        (void)os_sleep_until(os_now_ns() + MS / 20);
-    }
+    wait_for_a_sleeper(&s->writer.att->ring.header->bell);
     must_put(s, SMALL);
 }
 
@@ -135,12 +126,6 @@ write_for_a_monitor(struct scene *s)
 {
     (void)os_sleep_until(os_now_ns() + MS / 2);
     must_put(s, SMALL);
-}
-
-static int
-write_small(struct scene *s)
-{
-    return put(s, &s->self, SMALL, long_enough());
 }
 
 /* The lock is a survivor's while the victim comes to it. */
@@ -212,7 +197,7 @@ wait_for_bytes_but_one(struct scene *s)
 static int
 hold_a_view_and_a_loan(struct scene *s)
 {
-    int status = attach_writer(s);
+    int status = be_writer(s);
     int got = status < 0 ? status : take(s, &s->self, true);
     if (got < 0) {
         return got;
@@ -267,10 +252,10 @@ fork_once(struct scene *s)
 }
 
 const struct op wait_ops[] = {
-    {"attach as a reader", 0, 0, .act = attach_reader, .ready = come_alone},
-    {"attach as a writer", 0, 0, .act = attach_writer, .ready = come_alone},
-    {"attach as a monitor", 0, 0, .act = attach_monitor, .ready = come_alone},
-    {"take a dead one's slot", 0, 0, .act = attach_reader, .ready = come_alone,
+    {"attach as a reader", 0, 0, .act = be_reader, .ready = come_alone},
+    {"attach as a writer", 0, 0, .act = be_writer, .ready = come_alone},
+    {"attach as a monitor", 0, 0, .act = be_monitor, .ready = come_alone},
+    {"take a dead one's slot", 0, 0, .act = be_reader, .ready = come_alone,
      .stage = fill_slots_with_the_dead},
     {"detach", 0, 0, .act = leave},
     {"close", 0, 1, .act = close_topic, .ready = open_and_use},
@@ -282,7 +267,7 @@ const struct op wait_ops[] = {
     {"wait for the lock", 0, 1, .act = write_small, .between = take_the_lock,
      .meanwhile = unlock_for_a_sleeper},
     {"clean", 0, 0, .act = clean, .between = wait_for_bytes_but_one},
-    {"attach and clean", 0, 0, .act = attach_writer, .ready = come_alone,
+    {"attach and clean", 0, 0, .act = be_writer, .ready = come_alone,
      .stage = somebody_dies_holding},
     {"fork", FORKS | READS, 1, .act = fork_once, .ready = hold_a_view_and_a_loan},
     {"be forked", FORKS | IN_CHILD | READS, 1, .act = fork_once, .ready = hold_a_view_and_a_loan},
