@@ -1,8 +1,8 @@
 /* What an operation must leave as it was, and the other participant that goes on meanwhile.
  *
  * Owns:      counting fds, mappings, heap and files of the process; slots, claims, pins and the lock
- *            of a segment; a topic "t" with a participant that holds a message of it; which status
- *            tells of which error.
+ *            of a segment; a topic "t" with a participant that holds a message of it, and what the
+ *            dead leave there; which status tells of which error.
  * Does not:  make anything fail (faults.h).
  */
 #ifndef SHMFLOW_TESTS_FAULTS_LOOK_H
@@ -15,7 +15,7 @@
 
 #include <malloc.h>
 
-enum { BLOCK = 8192 };
+enum { BLOCK = 8192, DEAD_SLOT = 5 };
 
 struct scene {
     struct sf_attachment *other, *att;
@@ -129,6 +129,13 @@ compare(const struct snap *before, const struct snap *after, bool files_too)
 
 /* ---- the other participant ---- */
 
+/* Until when something is waited for that does not come. */
+UNUSED static uint64_t
+soon(void)
+{
+    return os_now_ns() + 3000000;
+}
+
 static char block[BLOCK];
 
 static int64_t
@@ -207,6 +214,40 @@ end_going_on(struct scene *s)
 {
     go_on(s, (sf_load_relaxed(&s->other->ring.header->ended) & SF_ENDS) == 0); /* one thread */
     end_peer(s);
+}
+
+/* ---- a lock that is held, and the dead ---- */
+
+UNUSED static void
+set_locked(struct scene *s)
+{
+    set_peer_and_att(s);
+    REQUIRE_EQ(sf_lock_try(s->other), 0);
+}
+
+UNUSED static void
+end_locked(struct scene *s)
+{
+    sf_unlock(s->other);
+    end_going_on(s);
+}
+
+/* What a participant leaves that was killed: a taken slot whose byte is free, and its bit. */
+UNUSED static void
+leave_dead_one(struct scene *s)
+{
+    struct sf_ring *ring = &s->other->ring;
+    sf_store_relaxed(&ring->slots[DEAD_SLOT].state, SF_SLOT_TAKEN); /* one thread */
+    (void)sf_or_seq64(sf_holders_word(ring, s->held.desc, DEAD_SLOT),
+                      UINT64_C(1) << DEAD_SLOT); /* as above */
+}
+
+/* Whoever came upon the dead may have left cleaning to the next one. */
+UNUSED static void
+end_cleaned(struct scene *s)
+{
+    (void)sf_clean_dead(s->other);
+    end_going_on(s);
 }
 
 /* ---- an honest status ---- */

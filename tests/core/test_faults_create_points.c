@@ -159,14 +159,11 @@ attach_writer(struct scene *s)
     return attach_t(s, SF_AS_WRITER);
 }
 
-/* As a participant that was killed leaves it: a taken slot whose byte is free, and its bit. */
 static void
 set_peer_and_dead(struct scene *s)
 {
     set_peer(s);
-    struct sf_ring *ring = &s->other->ring;
-    sf_store_relaxed(&ring->slots[5].state, SF_SLOT_TAKEN); /* one thread */
-    (void)sf_or_seq64(sf_holders_word(ring, s->held.desc, 5), UINT64_C(1) << 5); /* as above */
+    leave_dead_one(s);
 }
 
 /* An attacher to a topic with a dead participant may leave cleaning to the next one. */
@@ -174,8 +171,7 @@ static void
 end_dead(struct scene *s)
 {
     CHECK(s->done || s->att == NULL);
-    (void)sf_clean_dead(s->other);
-    end_going_on(s);
+    end_cleaned(s);
 }
 
 TEST(attaching_ends_attached_or_as_if_it_had_not_been_tried)

@@ -11,12 +11,6 @@ static struct sf_message all_held[MAIN_BLOCKS];
 static struct sf_claim lane_claims[LANE_CLAIMS];
 static int held_count, claim_count;
 
-static uint64_t
-soon(void)
-{
-    return os_now_ns() + 3000000;
-}
-
 /* ---- sending ---- */
 
 static int
@@ -242,20 +236,6 @@ TEST(reading_and_waiting_end_as_they_should)
 
 /* ---- the lock ---- */
 
-static void
-set_locked(struct scene *s)
-{
-    set_peer_and_att(s);
-    REQUIRE_EQ(sf_lock_try(s->other), 0);
-}
-
-static void
-end_locked(struct scene *s)
-{
-    sf_unlock(s->other);
-    end_going_on(s);
-}
-
 static int
 wait_for_lock(struct scene *s)
 {
@@ -266,28 +246,21 @@ wait_for_lock(struct scene *s)
     return status;
 }
 
-/* What a participant leaves that was killed: a taken slot whose byte is free, its bit, a claim. */
-static uint32_t
-set_dead(struct scene *s)
-{
-    set_peer_and_att(s);
-    struct sf_ring *ring = &s->other->ring;
-    sf_store_relaxed(&ring->slots[5].state, SF_SLOT_TAKEN); /* one thread, here and below */
-    (void)sf_or_seq64(sf_holders_word(ring, s->held.desc, 5), UINT64_C(1) << 5);
-    return sf_owner_word(5, sf_load_relaxed(&ring->slots[5].gen)); /* as above */
-}
-
 static void
 set_dead_one(struct scene *s)
 {
-    (void)set_dead(s);
+    set_peer_and_att(s);
+    leave_dead_one(s);
 }
 
 static void
 set_dead_holder(struct scene *s)
 {
-    uint32_t word = set_dead(s);
-    sf_store_relaxed(&s->other->ring.header->lock, word); /* one thread */
+    set_dead_one(s);
+    struct sf_ring *ring = &s->other->ring;
+    /* One thread. */
+    uint32_t gen = sf_load_relaxed(&ring->slots[DEAD_SLOT].gen);
+    sf_store_relaxed(&ring->header->lock, sf_owner_word(DEAD_SLOT, gen)); /* as above */
 }
 
 TEST(the_lock_is_waited_for_and_taken_from_the_dead)
@@ -306,7 +279,7 @@ static int
 clean(struct scene *s)
 {
     int cleaned = sf_clean_dead(s->att);
-    uint32_t state = sf_load_relaxed(&s->att->ring.slots[5].state); /* one thread */
+    uint32_t state = sf_load_relaxed(&s->att->ring.slots[DEAD_SLOT].state); /* one thread */
     CHECK_EQ(cleaned, state == SF_SLOT_FREE);
     return cleaned == 1 ? 0 : cleaned < 0 ? cleaned : SF_EMPTY;
 }
@@ -325,13 +298,6 @@ list(struct scene *s)
     /* Of one that has no name any more it cannot be asked: then it says what it knew last. */
     bool gone = tally->hit && tally->error == ENOENT;
     return count == 2 || (count == 3 && gone) ? 0 : count < 0 ? count : SF_CORRUPT;
-}
-
-static void
-end_cleaned(struct scene *s)
-{
-    (void)sf_clean_dead(s->other);
-    end_going_on(s);
 }
 
 TEST(the_living_are_not_called_dead)

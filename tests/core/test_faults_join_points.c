@@ -5,13 +5,7 @@
  */
 #include "faults.h"
 
-enum { BATCH = 5, DEAD_SLOT = 5 };
-
-static uint64_t
-soon(void)
-{
-    return os_now_ns() + 3000000;
-}
+enum { BATCH = 5 };
 
 static int
 join(struct scene *s, const char *group, bool lossless)
@@ -25,25 +19,16 @@ end_joined(struct scene *s)
 {
     CHECK_EQ(s->done, s->att->lossless || s->att->group != 0);
     sf_unjoin(s->att);
-    (void)sf_clean_dead(s->other);
-    end_going_on(s);
+    end_cleaned(s);
 }
 
 /* ---- the lock is another's ---- */
 
 static void
-set_locked(struct scene *s)
-{
-    set_peer_and_att(s);
-    REQUIRE_EQ(sf_lock_try(s->other), 0);
-}
-
-static void
-end_locked(struct scene *s)
+end_not_joined(struct scene *s)
 {
     CHECK(!s->att->lossless && s->att->group == 0);
-    sf_unlock(s->other);
-    end_going_on(s);
+    end_locked(s);
 }
 
 static int
@@ -86,9 +71,9 @@ end_sought(struct scene *s)
 TEST(joining_and_seeking_wait_for_the_lock_or_say_so)
 {
     explore(&(struct op){"join as a lossless reader", .set = set_locked, .run = join_lossless,
-                         .end = end_locked, .want = SF_BUSY});
-    explore(&(struct op){"join a group", .set = set_locked, .run = join_group, .end = end_locked,
-                         .want = SF_BUSY});
+                         .end = end_not_joined, .want = SF_BUSY});
+    explore(&(struct op){"join a group", .set = set_locked, .run = join_group,
+                         .end = end_not_joined, .want = SF_BUSY});
     explore(&(struct op){"seek", .set = set_lossless_and_locked, .run = seek, .end = end_sought,
                          .want = SF_BUSY});
 }
@@ -223,13 +208,6 @@ set_lagging_and_dead(struct scene *s)
     set_dead_member(s, DEAD_SLOT, 0, SF_POLICY_LOSSLESS);
 }
 
-static void
-end_lagging_and_dead(struct scene *s)
-{
-    (void)sf_clean_dead(s->other);
-    end_going_on(s);
-}
-
 TEST(a_writer_waits_for_a_lossless_reader_and_not_for_a_dead_one)
 {
     explore(
@@ -239,11 +217,9 @@ TEST(a_writer_waits_for_a_lossless_reader_and_not_for_a_dead_one)
     CHECK(explore(&(struct op){"a large one behind a lossless reader", .set = set_lagging,
                                .run = send_large, .end = end_lagging, .want = SF_LAGGING}) > 0);
     CHECK(explore(&(struct op){"a batch behind a dead one", .set = set_lagging_and_dead,
-                               .run = send_batch, .end = end_lagging_and_dead,
-                               .also = SF_LAGGING}) > 0);
+                               .run = send_batch, .end = end_cleaned, .also = SF_LAGGING}) > 0);
     CHECK(explore(&(struct op){"a large one behind a dead one", .set = set_lagging_and_dead,
-                               .run = send_large, .end = end_lagging_and_dead,
-                               .also = SF_LAGGING}) > 0);
+                               .run = send_large, .end = end_cleaned, .also = SF_LAGGING}) > 0);
 }
 
 /* ---- what needs no call ---- */
