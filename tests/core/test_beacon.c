@@ -39,6 +39,14 @@ make(const char *name, struct sf_attachment *att)
     return beacon;
 }
 
+static void
+end_with_topic(struct sf_beacon *beacon, struct sf_attachment *att, const char *name)
+{
+    sf_beacon_end(beacon);
+    sf_attachment_unref(att);
+    remove_topic(name);
+}
+
 /* As a Topic does it; 0 or a status. */
 static int
 take_and_settle(struct sf_beacon *beacon, struct sf_attachment *att)
@@ -81,9 +89,7 @@ TEST(it_is_lit_while_something_is_unread_and_dark_after)
         CHECK_EQ(take_and_settle(beacon, att), 0);
     }
     CHECK(EVENTUALLY(take_and_settle(beacon, att) == SF_EMPTY && !is_lit(fd)));
-    sf_beacon_end(beacon);
-    sf_attachment_unref(att);
-    remove_topic("lit");
+    end_with_topic(beacon, att, "lit");
 }
 
 TEST(a_light_without_a_reason_goes_out_at_the_next_look)
@@ -101,9 +107,7 @@ TEST(a_light_without_a_reason_goes_out_at_the_next_look)
     CHECK(!is_lit(fd));
     nap_ms(150); /* more than a slice: it stays dark without news */
     CHECK(!is_lit(fd));
-    sf_beacon_end(beacon);
-    sf_attachment_unref(att);
-    remove_topic("vain");
+    end_with_topic(beacon, att, "vain");
 }
 
 static int
@@ -201,9 +205,7 @@ TEST(an_attachment_that_was_left_is_let_go_of)
         nap_ms(i % 20 == 0 ? 2 : 0);
     }
     CHECK(EVENTUALLY(sf_count_others(looker) == 0));
-    sf_beacon_end(beacon);
-    sf_attachment_unref(looker);
-    remove_topic("left");
+    end_with_topic(beacon, looker, "left");
 }
 
 TEST(a_reader_that_goes_back_is_not_forgotten)
@@ -221,9 +223,7 @@ TEST(a_reader_that_goes_back_is_not_forgotten)
     CHECK(is_lit(sf_beacon_fd(beacon)));
     CHECK_EQ(take_and_settle(beacon, att), 0);
     CHECK(is_lit(sf_beacon_fd(beacon)));
-    sf_beacon_end(beacon);
-    sf_attachment_unref(att);
-    remove_topic("back");
+    end_with_topic(beacon, att, "back");
 }
 
 TEST(its_end_lights_copies_of_the_descriptor_and_ends_the_thread)
@@ -294,9 +294,7 @@ TEST(a_child_closes_its_copy_and_leaves_its_parents_alone)
             CHECK_EQ(take_and_settle(beacon, att), 0);
         }
     }
-    sf_beacon_end(beacon);
-    sf_attachment_unref(att);
-    remove_topic("child");
+    end_with_topic(beacon, att, "child");
 }
 
 /* ---- no news is missed ---- */
