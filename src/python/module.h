@@ -218,6 +218,8 @@ int sf_take(TopicObject *self, const struct sf_request *request, bool pass, stru
  * exception; *ready when the Topic may take. */
 SF_COLD int sf_get_ready(struct sf_state *state, TopicObject *self,
                          const struct sf_deadline *deadline, uint64_t *waiting_since, bool *ready);
+/* Once per Topic, when it has been waited for since long: 0, or -1 with an exception. */
+SF_COLD int sf_warn_of_absent(struct sf_state *state, TopicObject *self, uint64_t since_ns);
 /* latest=True is refused where it contradicts the policy: 0, or -1 with an exception. */
 SF_COLD int sf_refuse_newest(struct sf_state *state, TopicObject *self);
 /* What a call gives that took nothing: the default, or an exception. */

@@ -19,6 +19,7 @@
 #define SF_RELEASE_LEN (64u * 1024u) /* copies from here on let go of the GIL */
 #define SF_NAP_MIN_NS UINT64_C(2000000)
 #define SF_NAP_MAX_NS UINT64_C(50000000)
+#define SF_ABSENT_NS UINT64_C(5000000000) /* then people are told what a wait waits for */
 
 /* ---- the two paths ---- */
 
@@ -297,6 +298,24 @@ wait_for_message(struct sf_state *state, TopicObject *self, const struct sf_dead
     return status == SF_EMPTY && os_now_ns() >= deadline->until_ns ? 1 : 0;
 }
 
+int
+sf_warn_of_absent(struct sf_state *state, TopicObject *self, uint64_t since_ns)
+{
+    if (self->warned_wait || os_now_ns() - since_ns <= SF_ABSENT_NS) {
+        return 0;
+    }
+    self->warned_wait = true;
+    PyObject *hint = PyObject_CallMethod(state->texts, "nearest", "s", self->t.name);
+    if (!hint) {
+        return -1;
+    }
+    int status =
+        PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
+                         "waiting for topic '%s', which does not exist yet%U", self->t.name, hint);
+    Py_DECREF(hint);
+    return status;
+}
+
 /* Naps until the topic has a name, a slice at most. */
 static SF_COLD int
 wait_for_topic(struct sf_state *state, TopicObject *self, const struct sf_deadline *deadline,
@@ -306,17 +325,8 @@ wait_for_topic(struct sf_state *state, TopicObject *self, const struct sf_deadli
     if (now >= deadline->until_ns) {
         return 1;
     }
-    if (!self->warned_wait && now - since_ns > UINT64_C(5000000000)) {
-        self->warned_wait = true;
-        PyObject *hint = PyObject_CallMethod(state->texts, "nearest", "s", self->t.name);
-        int status = hint ? PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
-                                             "waiting for topic '%s', which does not exist yet%U",
-                                             self->t.name, hint)
-                          : -1;
-        Py_XDECREF(hint);
-        if (status < 0) {
-            return -1;
-        }
+    if (sf_warn_of_absent(state, self, since_ns) < 0) {
+        return -1;
     }
     struct os_file_info info;
     char *path = self->t.path; /* constant; self is kept by the caller */

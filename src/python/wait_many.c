@@ -12,8 +12,6 @@
  */
 #include "python/module.h"
 
-#define SF_ABSENT_NS UINT64_C(5000000000) /* then people are told what a wait waits for */
-
 const char sf_wait_doc[] = PyDoc_STR(
     "wait($module, /, topics, timeout=None)\n--\n\n"
     "Those of topics that have something unread, as a list in the order given.\n"
@@ -212,26 +210,11 @@ let_go(struct waiting *w)
     }
 }
 
-/* Once per Topic, as by read(). */
 static int
 warn_of_absent(struct sf_state *state, const struct waiting *w, uint64_t since_ns)
 {
-    if (os_now_ns() - since_ns <= SF_ABSENT_NS) {
-        return 0;
-    }
     for (unsigned i = 0; i < w->count; i++) {
-        TopicObject *self = w->topics[i];
-        if (w->waited[i].att || self->warned_wait) {
-            continue;
-        }
-        self->warned_wait = true;
-        PyObject *hint = PyObject_CallMethod(state->texts, "nearest", "s", self->t.name);
-        int status = hint ? PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
-                                             "waiting for topic '%s', which does not exist yet%U",
-                                             self->t.name, hint)
-                          : -1;
-        Py_XDECREF(hint);
-        if (status < 0) {
+        if (!w->waited[i].att && sf_warn_of_absent(state, w->topics[i], since_ns) < 0) {
             return -1;
         }
     }
