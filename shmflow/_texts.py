@@ -34,6 +34,21 @@ HEADER_RUNGS = {
     "SF_BAD_MESSAGE": "a message in it is described in an impossible way",
 }
 
+# What the path of a topic belongs to: the exception, and its errno.
+REFUSALS: dict[str, tuple[type[OSError], int]] = {
+    "SF_NOT_FOUND": (errors.TopicNotFound, errno.ENOENT),
+    "SF_GONE": (errors.TopicNotFound, errno.ENOENT),
+    "SF_EXISTS": (errors.TopicExists, errno.EEXIST),
+    "SF_NO_LOSSLESS_HERE": (errors.NotAllowed, errno.EPERM),
+    "SF_NO_GROUP": (errors.NoSlot, errno.EUSERS),
+    "SF_DENIED": (errors.NotAllowed, errno.EACCES),
+    "SF_STRANGER": (errors.NotAllowed, errno.EPERM),
+    "SF_NO_SLOT": (errors.NoSlot, errno.EUSERS),
+    "SF_NO_CGROUP": (errors.NoSpace, errno.ENOMEM),
+    "SF_FORMAT": (errors.CorruptTopic, errno.EINVAL),
+    **dict.fromkeys(HEADER_RUNGS, (errors.CorruptTopic, errno.EINVAL)),
+}
+
 NO_BEACON = {
     -errno.EMFILE: "needs a descriptor, and this process has as many as it may have; close what is "
     "not needed, or raise the limit: ulimit -n",
@@ -244,6 +259,9 @@ def error(status: str, number: int, topic: Topic, details: dict[str, Any]) -> Ex
     name = topic.name
     path = path_of(name)
     quoted = f"topic {name!r}"
+    if status in REFUSALS:
+        kind, code = REFUSALS[status]
+        return kind(code, _refusal(status, topic, details), path)
     match status:
         case "SF_CLOSED":
             return errors.Closed(f"this Topic of {name!r} was closed; open another one")
@@ -252,26 +270,10 @@ def error(status: str, number: int, topic: Topic, details: dict[str, Any]) -> Ex
                 f"{quoted} was shut down by a participant; no more messages will come, and none "
                 "can be written; a new Topic that writes starts the next generation"
             )
-        case "SF_NOT_FOUND":
-            text = f"there is no {quoted} and this call may not make one{nearest(name)}"
-            return errors.TopicNotFound(errno.ENOENT, text, path)
-        case "SF_GONE":
-            text = f"the generation of {quoted} that this belonged to was removed"
-            return errors.TopicNotFound(errno.ENOENT, text, path)
-        case "SF_EXISTS":
-            text = (
-                f"{quoted} exists already; {_attached(topic)}; leave create=True out to join it, "
-                "or pass replace=True to start a new generation"
-            )
-            return errors.TopicExists(errno.EEXIST, text, path)
         case "SF_MISMATCH":
             return _mismatch(topic, details)
         case "SF_NOT_RETAINED":
             return _not_retained(topic, details["seq"])
-        case "SF_NO_LOSSLESS_HERE":
-            text = f"{quoted} was made with allow_lossless=False: its writers wait for nobody; "
-            text += "read it without lossless=True"
-            return errors.NotAllowed(errno.EPERM, text, path)
         case "SF_GROUP_POLICY":
             asked = details["lossless"]
             return errors.TopicMismatch(
@@ -279,10 +281,6 @@ def error(status: str, number: int, topic: Topic, details: dict[str, Any]) -> Ex
                 f"with lossless={not asked}, but lossless={asked} was asked for; it holds for a "
                 "group as a whole: ask for the same, or take another group"
             )
-        case "SF_NO_GROUP":
-            text = f"all groups of {quoted} have living members: {_groups(topic)}; join one of "
-            text += "them, or let one end"
-            return errors.NoSlot(errno.EUSERS, text, path)
         case "SF_TOO_LARGE":
             return errors.MessageTooLarge(
                 f"a message of {format_size(details['length'])} does not fit {quoted}, which takes "
@@ -290,40 +288,12 @@ def error(status: str, number: int, topic: Topic, details: dict[str, Any]) -> Ex
                 f"{format_size(details['capacity'])}); open it with a larger max_message or "
                 "capacity before anybody else is attached"
             )
-        case "SF_DENIED":
-            text = f"no permission for {path}{_permissions(path)}; the owner may open the topic "
-            text += "with permissions=0o660 (all of a group) or 0o644 (others: mode 'monitor')"
-            return errors.NotAllowed(errno.EACCES, text, path)
-        case "SF_STRANGER":
-            text = f"{quoted} was made by another user{_permissions(path)}; pass permissions=0o660 "
-            text += "if you mean to share your data with them"
-            return errors.NotAllowed(errno.EPERM, text, path)
-        case "SF_NO_SLOT":
-            text = f"all {details.get('slots', '')} participant slots of {quoted} are taken; "
-            text += f"{_attached(topic)}; close Topics that are not needed, or create it with a "
-            text += "larger max_participants"
-            return errors.NoSlot(errno.EUSERS, text, path)
         case "SF_NO_SPACE":
             return _no_space(topic, details)
-        case "SF_NO_CGROUP":
-            text = (
-                f"asked for {format_size(details.get('wanted', 0))} for {quoted}, the memory "
-                f"cgroup admits {format_size(details.get('room', 0))} more; give a smaller "
-                "capacity or raise the container's memory limit"
-            )
-            return errors.NoSpace(errno.ENOMEM, text, path)
         case "SF_BAD_VALUE":
             return ValueError(
                 f"{quoted}: capacity, depth, max_message or max_participants is out of range"
             )
-        case "SF_FORMAT":
-            text = f"{path} was made by another version of shmflow; restart its writers with this "
-            text += f"one, or remove it: shmflow.unlink({name!r})"
-            return errors.CorruptTopic(errno.EINVAL, text, path)
-        case _ if status in HEADER_RUNGS:
-            text = f"{path} is not a usable topic: {HEADER_RUNGS[status]}; remove it if nobody "
-            text += f"needs it: shmflow.unlink({name!r})"
-            return errors.CorruptTopic(errno.EINVAL, text, path)
     if number in (-errno.ENOENT, -errno.ENOTDIR):
         text = f"the folder for topics, {folder()}, is not there (SHMFLOW_DIR)"
         return errors.TopicNotFound(errno.ENOENT, text, folder())
@@ -333,6 +303,64 @@ def error(status: str, number: int, topic: Topic, details: dict[str, Any]) -> Ex
     if -4096 < number < 0:
         return OSError(-number, f"{quoted}: {os.strerror(-number)}", path)
     return errors.Error(f"{quoted}: {status}")
+
+
+def _refusal(status: str, topic: Topic, details: dict[str, Any]) -> str:
+    """The text of one of REFUSALS."""
+    name = topic.name
+    path = path_of(name)
+    quoted = f"topic {name!r}"
+    match status:
+        case "SF_NOT_FOUND":
+            return f"there is no {quoted} and this call may not make one{nearest(name)}"
+        case "SF_GONE":
+            return f"the generation of {quoted} that this belonged to was removed"
+        case "SF_EXISTS":
+            return (
+                f"{quoted} exists already; {_attached(topic)}; leave create=True out to join it, "
+                "or pass replace=True to start a new generation"
+            )
+        case "SF_NO_LOSSLESS_HERE":
+            return (
+                f"{quoted} was made with allow_lossless=False: its writers wait for nobody; "
+                "read it without lossless=True"
+            )
+        case "SF_NO_GROUP":
+            return (
+                f"all groups of {quoted} have living members: {_groups(topic)}; join one of "
+                "them, or let one end"
+            )
+        case "SF_DENIED":
+            return (
+                f"no permission for {path}{_permissions(path)}; the owner may open the topic "
+                "with permissions=0o660 (all of a group) or 0o644 (others: mode 'monitor')"
+            )
+        case "SF_STRANGER":
+            return (
+                f"{quoted} was made by another user{_permissions(path)}; pass permissions=0o660 "
+                "if you mean to share your data with them"
+            )
+        case "SF_NO_SLOT":
+            return (
+                f"all {details.get('slots', '')} participant slots of {quoted} are taken; "
+                f"{_attached(topic)}; close Topics that are not needed, or create it with a "
+                "larger max_participants"
+            )
+        case "SF_NO_CGROUP":
+            return (
+                f"asked for {format_size(details.get('wanted', 0))} for {quoted}, the memory "
+                f"cgroup admits {format_size(details.get('room', 0))} more; give a smaller "
+                "capacity or raise the container's memory limit"
+            )
+        case "SF_FORMAT":
+            return (
+                f"{path} was made by another version of shmflow; restart its writers with this "
+                f"one, or remove it: shmflow.unlink({name!r})"
+            )
+    return (
+        f"{path} is not a usable topic: {HEADER_RUNGS[status]}; remove it if nobody "
+        f"needs it: shmflow.unlink({name!r})"
+    )
 
 
 def _permissions(path: str) -> str:
