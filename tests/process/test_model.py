@@ -37,6 +37,7 @@ SIZES = [0, 1, 63, 64, 700, 4000, 4095, 4096, 5000, 40_000, 65_536]
 LONG = os.environ.get("SHMFLOW_LONG") == "1"
 
 sizes = st.sampled_from(SIZES)
+few = st.lists(sizes, min_size=1, max_size=4)
 any_index = st.integers(0, 1000)
 seldom = st.sampled_from([False, False, False, True])  # what ends a program's interesting part
 # How a reader reads: the name of its group, and whether it is lossless (a group as a whole).
@@ -182,10 +183,11 @@ class TopicMachine(RuleBasedStateMachine):
         assert writer.at is not None
         return writer.at
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(size=sizes, policy=policies)
+    def begin(self, size: int, policy: tuple[str | None, bool]) -> None:
         self.open_writer()
-        self.open_reader("oldest", (None, False))
+        self.open_reader("oldest", policy)
+        self.borrow(0, size)
 
     @precondition(lambda self: len(self.writers) < 3)
     @rule()
@@ -239,9 +241,7 @@ class TopicMachine(RuleBasedStateMachine):
     # -- writing
 
     @precondition(lambda self: self.writers)
-    @rule(
-        which=any_index, some=st.lists(sizes, min_size=1, max_size=4), times=st.integers(1, DEPTH)
-    )
+    @rule(which=any_index, some=few, times=st.integers(1, DEPTH))
     def write(self, which: int, some: list[int], times: int) -> None:
         writer = self.writers[which % len(self.writers)]
         for size in some * times:
@@ -378,11 +378,19 @@ class TopicMachine(RuleBasedStateMachine):
         if keep and len(self.held) < 16:
             self.held.append((message.array, content))
 
+    @precondition(lambda self: self.writers and self.readers)
+    @rule(which=any_index, size=sizes, latest=st.booleans())
+    def lap_a_reader(self, which: int, size: int, latest: bool) -> None:
+        """What single steps seldom come to: a read that has lost more than the depth."""
+        self.write_many(which, [64] * (2 * DEPTH) + [size])
+        if self.loans:
+            self.publish_loan(which, keep=False)
+        self.read_one(self.readers[which % len(self.readers)], latest, copy=False, keep=False)
+
     @precondition(lambda self: self.readers)
     @rule(which=any_index, limit=st.integers(1, 12), stack=st.booleans())
     def read_many(self, which: int, limit: int, stack: bool) -> None:
         reader = self.readers[which % len(self.readers)]
-        expected: list[bytes] = []
         try:
             seq, _, _ = next_message(reader, self.current, False)
         except Nothing:
@@ -394,7 +402,7 @@ class TopicMachine(RuleBasedStateMachine):
             return
         there = reader.at
         assert there is not None
-        expected.append(there.messages[seq - 1])
+        expected = [there.messages[seq - 1]]
         while len(expected) < limit and reader.cursor <= there.head:
             content = there.messages[reader.cursor - 1]
             if stack and len(content) != len(expected[0]):
@@ -507,17 +515,17 @@ class TopicMachine(RuleBasedStateMachine):
                 assert loan.array.size == data.size
             else:
                 assert topic.write(data, timeout=5) == self.current.head + 1
-            for array, expected in self.held:
-                assert array.tobytes() == expected
+            self.what_is_held_does_not_change()
             os.write(writing, b".")
             signal.pause()
         finally:
             os._exit(1)
 
-    @rule()
-    def clean(self) -> None:
-        shmflow.clean()
-        assert shmflow.clean() == 0
+    @rule(really=seldom)
+    def clean(self, really: bool) -> None:
+        if really:
+            shmflow.clean()
+            assert shmflow.clean() == 0
 
     # -- what is always so
 
@@ -540,11 +548,8 @@ class TopicMachine(RuleBasedStateMachine):
     def readers_count_what_they_lost(self) -> None:
         for reader in self.readers:
             stats = reader.topic.stats()
-            assert (stats.read, stats.lost, stats.skipped) == (
-                reader.read,
-                reader.lost,
-                reader.skipped,
-            )
+            expected = (reader.read, reader.lost, reader.skipped)
+            assert (stats.read, stats.lost, stats.skipped) == expected
 
     @invariant()
     def what_is_held_does_not_change(self) -> None:
@@ -552,8 +557,7 @@ class TopicMachine(RuleBasedStateMachine):
             assert array.tobytes() == content
 
     @invariant()
-    def no_writer_waits(self) -> None:
-        # Except for lossless readers.
+    def writers_wait_only_for_lossless_readers(self) -> None:
         assert all(w.topic.stats().writer_waits == w.waits for w in self.writers)
 
     def teardown(self) -> None:
@@ -581,7 +585,7 @@ def test_topics_do_what_a_model_in_plain_python_says(topic_name: str) -> None:
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=2000 if LONG else 150,
+            max_examples=2000 if LONG else 140,
             stateful_step_count=60,
             deadline=None,
             database=None,
@@ -591,8 +595,6 @@ def test_topics_do_what_a_model_in_plain_python_says(topic_name: str) -> None:
     )
     print(dict(counts))
     assert counts["steps"] >= 3000
-    for what in (
-        *("lost many", "skipped", "read in a later life", "killed", "loan published"),
-        *("full", "read many", "sought"),
-    ):
-        assert counts[what] >= 3, f"the programs hardly tried it: {what}"
+    rare = ("lost many", "skipped", "read in a later life", "killed", "loan published", "full")
+    for what in (*rare, "read many", "sought"):
+        assert counts[what] >= 10, f"the programs hardly tried it: {what}"
