@@ -26,6 +26,13 @@
 
 struct sf_fork_copy; /* fork.c */
 
+/* Which way large payloads take, and what each way costs lately (copy.c). */
+enum sf_way { SF_CACHED, SF_STREAMED };
+struct sf_copies {
+    _Atomic uint32_t cost[2]; /* in ps per byte; 0: not known */
+    _Atomic uint32_t way, on_trial, left;
+};
+
 struct sf_attachment {
     struct sf_ring ring;
     _Atomic uint32_t refs;
@@ -64,6 +71,7 @@ struct sf_attachment {
     _Atomic uint64_t next_probe_ns, next_clean_ns, next_look_ns, next_name_ns;
     _Atomic uint32_t spin_ns; /* what the adaptive spin has learned (wait.c) */
     _Atomic uint32_t idle_chunk; /* which chunk to fill when there is time (pages.c) */
+    struct sf_copies ways;
 
     /* fork.c, under the registry's mutex. */
     struct sf_attachment *next, *prev;
@@ -221,6 +229,11 @@ SF_COLD void sf_leave_queue(struct sf_attachment *att);
 void sf_send_drop(struct sf_attachment *att, const struct sf_claim *claim);
 /* Ends the stream for everybody. 0, or SF_BUSY when a frozen writer holds the lock. */
 int sf_shutdown(struct sf_attachment *att, uint64_t until_ns);
+
+/* ---- copy.c ---- */
+
+/* memcpy of a payload into its block, for large ones by whichever way is quicker here. */
+void sf_copy_in(struct sf_attachment *att, void *to, const void *from, size_t len);
 
 /* ---- pages.c ---- */
 

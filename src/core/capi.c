@@ -135,7 +135,7 @@ send(struct sf_attachment *att, const struct sf_out *out, uint64_t until_ns, uin
     if (status < 0) {
         return status;
     }
-    memcpy(sf_send_payload(att, out, &claim), out->data, out->payload_len);
+    sf_copy_in(att, sf_send_payload(att, out, &claim), out->data, out->payload_len);
     status = sf_send_publish(att, out, &claim, until_ns, seq);
     if (status < 0) {
         sf_send_drop(att, &claim);

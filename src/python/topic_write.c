@@ -183,7 +183,8 @@ fill_block(struct sf_attachment *att, struct sf_source *source, const struct sf_
         return 0;
     }
     Py_BEGIN_ALLOW_THREADS
-    memcpy(sf_send_payload(att, &source->out, claim), source->out.data, source->out.payload_len);
+    sf_copy_in(att, sf_send_payload(att, &source->out, claim), source->out.data,
+               source->out.payload_len);
     Py_END_ALLOW_THREADS
     return 0;
 }
