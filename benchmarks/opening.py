@@ -104,9 +104,7 @@ def create_and_attach(rounds: int) -> Iterator[dict[str, Any]]:
     if free < 2 * LARGE:
         return
     attached = []
-    with shmflow.Topic(
-        f"{prefix}large", "w", capacity=LARGE, create=True, temporary=True
-    ) as large:
+    with shmflow.Topic(f"{prefix}large", "w", capacity=LARGE, create=True, temporary=True) as large:
         for _ in range(max(rounds, 3)):
             begin = time.perf_counter()
             shmflow.Topic(large.name, "r", create=False).close()

@@ -62,7 +62,7 @@ sf_parse_call(const char *call, PyObject *const *args, Py_ssize_t nargs, PyObjec
 }
 
 int
-sf_parse_timeout(PyObject *value, struct sf_deadline *out)
+sf_parse_timeout_later(PyObject *value, struct sf_deadline *out)
 {
     out->until_ns = UINT64_MAX;
     out->seconds = INFINITY;
@@ -85,9 +85,25 @@ sf_parse_timeout(PyObject *value, struct sf_deadline *out)
     }
     out->seconds = seconds;
     if (seconds < 1e9) { /* beyond 30 years it is for ever */
-        out->until_ns = os_now_ns() + (uint64_t)(seconds * 1e9);
+        out->until_ns = seconds > 0 ? SF_NOT_STARTED : 1;
     }
     return 0;
+}
+
+void
+sf_start(struct sf_deadline *deadline)
+{
+    if (deadline->until_ns == SF_NOT_STARTED) {
+        deadline->until_ns = os_now_ns() + (uint64_t)(deadline->seconds * 1e9);
+    }
+}
+
+int
+sf_parse_timeout(PyObject *value, struct sf_deadline *out)
+{
+    int status = sf_parse_timeout_later(value, out);
+    sf_start(out);
+    return status;
 }
 
 int

@@ -419,6 +419,7 @@ sf_read_next(struct sf_state *state, TopicObject *self, const struct sf_request 
 {
     struct sf_topic *t = &self->t;
     uint64_t waiting_since = 0;
+    struct sf_deadline deadline = request->deadline;
     taken->array = taken->meta = NULL;
     int status = sf_begin(state, self);
     if (status < 0) {
@@ -432,7 +433,10 @@ sf_read_next(struct sf_state *state, TopicObject *self, const struct sf_request 
     }
     for (;;) {
         bool ready = t->att && t->has_joined;
-        status = ready ? 0 : sf_get_ready(state, self, &request->deadline, &waiting_since, &ready);
+        if (!ready) {
+            sf_start(&deadline);
+            status = sf_get_ready(state, self, &deadline, &waiting_since, &ready);
+        }
         if (ready) {
             status = request->stack != 0 ? sf_take_stack(self, request, taken)
                                          : take(self, request, true, taken);
@@ -440,7 +444,8 @@ sf_read_next(struct sf_state *state, TopicObject *self, const struct sf_request 
                 break;
             }
             if (status == SF_EMPTY) {
-                status = wait_for_message(state, self, &request->deadline, taken->seq);
+                sf_start(&deadline);
+                status = wait_for_message(state, self, &deadline, taken->seq);
             }
             else if (status == SF_GONE || (status == SF_ENDED && sf_topic_has_moved(t))) {
                 sf_topic_leave(t); /* drained: follow the name */
@@ -493,7 +498,7 @@ parse_request(const char *call, PyObject *const *args, Py_ssize_t nargs, PyObjec
         return 0;
     }
     if (sf_parse_call(call, args, nargs, kwnames, names, 5, 1, 0, given) < 0 ||
-        sf_parse_timeout(given[0], &request->deadline) < 0 ||
+        sf_parse_timeout_later(given[0], &request->deadline) < 0 ||
         sf_parse_flag(given[1], &request->newest) < 0 ||
         sf_parse_flag(given[2], &request->copy) < 0) {
         return -1;
