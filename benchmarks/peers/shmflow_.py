@@ -12,7 +12,8 @@ views: that is read()'s own rule. Three peers:
 
 from __future__ import annotations
 
-from functools import partial
+import contextlib
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -42,11 +43,13 @@ class TopicWriter(Writer):
 class TopicReader(Reader):
     def __init__(self, topic: shmflow.Topic) -> None:
         self.topic = topic
-        self.read = partial(topic.read, default=None)  # type: ignore[method-assign]
-        self.read_many = partial(topic.read_many, stack=True)  # type: ignore[method-assign]
+        self._read, self._read_many = topic.read, topic.read_many
 
     def read(self, timeout: float) -> np.ndarray | None:
-        raise AssertionError("the topic's own is called")
+        return self._read(timeout, default=None)
+
+    def read_many(self, limit: int, timeout: float) -> Sequence[np.ndarray]:
+        return self._read_many(limit, timeout, stack=True)  # type: ignore[return-value]
 
     def close(self) -> None:
         self.topic.close()
@@ -77,7 +80,8 @@ class Shmflow(Peer):
         return TopicReader(shmflow.Topic(self.spec.name, "r", start="new", **self.options))
 
     def close(self) -> None:
-        shmflow.unlink(self.spec.name)
+        with contextlib.suppress(shmflow.TopicNotFound):  # its writer never came
+            shmflow.unlink(self.spec.name)
 
 
 class ShmflowLossless(Shmflow):

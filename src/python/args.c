@@ -12,11 +12,26 @@
 #include <math.h>
 #include <string.h>
 
+/* Keywords are ASCII, compact and mostly unlike at their first letter. */
+static bool
+is_called(PyObject *key, const char *name)
+{
+    if (!PyUnicode_IS_COMPACT_ASCII(key)) {
+        return false;
+    }
+    const char *text = (const char *)PyUnicode_1BYTE_DATA(key); /* ends with a 0 */
+    while (*text == *name && *text) {
+        text++;
+        name++;
+    }
+    return *text == *name;
+}
+
 static int
 find_name(PyObject *key, const char *const *names, int count)
 {
     for (int i = 0; i < count; i++) {
-        if (names[i][0] && PyUnicode_CompareWithASCIIString(key, names[i]) == 0) {
+        if (names[i][0] && is_called(key, names[i])) {
             return i;
         }
     }
