@@ -60,6 +60,7 @@ struct sf_attachment {
     _Atomic uint64_t monitor_cursor;
     uint32_t group;
     bool lossless;
+    _Atomic uint64_t raced; /* a hint: the last message that was overwritten while it was copied */
 
     /* pins.c, under the mutex: how many views of this process look at a block. */
     pthread_mutex_t pins_mutex;
@@ -289,6 +290,8 @@ uint64_t sf_find_stamp(const struct sf_attachment *att, uint64_t stamp_ns);
  * when it is drained, SF_BAD_MESSAGE, SF_CORRUPT. Nothing is consumed before commit. */
 int sf_take_look(struct sf_attachment *att, bool newest, uint64_t *from,
                  struct sf_message *message);
+/* It was overwritten while it was copied: the next look begins further on. */
+void sf_take_raced(struct sf_attachment *att, const struct sf_message *message);
 /* Consumes it; false if another thread, or member of the group, was quicker. */
 bool sf_take_commit(struct sf_attachment *att, uint64_t from, const struct sf_message *message);
 const char *sf_message_prefix(const struct sf_attachment *att, const struct sf_message *message);

@@ -299,6 +299,7 @@ take(struct sf_attachment *att, struct shmflow_message *out, uint64_t *wait_for)
         out->array.dtype = hold->bytes + copy_len;
     }
     if (!still) {
+        sf_take_raced(att, &m);
         shmflow_release(out);
     }
     return still;

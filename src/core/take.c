@@ -8,6 +8,10 @@
  * group. Whoever succeeds has the message; threads and members differ only in how many try. So a
  * member that dies before has taken nothing, and after has taken that message.
  *
+ * Who is overtaken finds the oldest message; while it copies that one, a writer that is quicker
+ * overwrites it, and so on with the next: half of all copies are for nothing. So who has lost such a
+ * race looks an eighth of what is retained further on. Who has not is given the oldest.
+ *
  * Invariants
  *   J5  A take that is not committed has consumed nothing.
  *   J6  A lossless reader commits only what it holds or has copied: from then on it may be evicted.
@@ -16,6 +20,22 @@
  */
 #include "core/attachment.h"
 
+/* Where to look, of a cursor that was overtaken in a race: see above. */
+static SF_COLD uint64_t
+further(const struct sf_ring *ring, uint64_t cursor)
+{
+    uint64_t head = sf_load_relaxed(&ring->header->head); /* hints: look() finds what is there */
+    uint64_t tail = sf_load_relaxed(&ring->header->tail); /* as above */
+    bool overtaken = tail > cursor && tail <= head && head - tail < ring->lay.index_len;
+    return overtaken ? tail + (head + 1 - tail) / 8 : cursor;
+}
+
+void
+sf_take_raced(struct sf_attachment *att, const struct sf_message *message)
+{
+    sf_store_relaxed(&att->raced, message->seq); /* a private hint */
+}
+
 int
 sf_take_look(struct sf_attachment *att, bool newest, uint64_t *from, struct sf_message *message)
 {
@@ -23,8 +43,16 @@ sf_take_look(struct sf_attachment *att, bool newest, uint64_t *from, struct sf_m
     uint32_t ended = sf_load_seq(&att->ring.header->ended) & SF_ENDS;
     uint64_t cursor = sf_load_relaxed(att->cursor); /* commit settles races between threads */
     *from = cursor;
-    int status =
-        newest ? sf_look_newest(&att->ring, cursor, message) : sf_look(&att->ring, cursor, message);
+    int status;
+    if (newest) {
+        status = sf_look_newest(&att->ring, cursor, message);
+    }
+    else {
+        bool raced = sf_load_relaxed(&att->raced) > cursor; /* a private hint */
+        uint64_t at = raced ? further(&att->ring, cursor) : cursor;
+        status = sf_look(&att->ring, at, message);
+        message->lost += at != cursor ? at - cursor : 0; /* unset where nothing was found */
+    }
     if (status == SF_EMPTY && ended != 0) {
         return (ended & SF_SHUTDOWN) != 0 ? SF_ENDED : SF_GONE;
     }

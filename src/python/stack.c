@@ -127,6 +127,9 @@ sf_take_stack(TopicObject *self, const struct sf_request *request, struct sf_tak
         status = array ? count > 0 : -1;
         self->copied += count;
     }
+    if (status == 0) {
+        sf_take_raced(att, &kind.first);
+    }
     if (status != 1) {
         Py_CLEAR(array);
     }

@@ -167,6 +167,7 @@ take_small(TopicObject *self, struct sf_attachment *att, const struct sf_request
     }
     memcpy(sf_array_data(taken->array), sf_message_payload(att, m), m->payload_len);
     if (!sf_is_current(&att->ring, m) || !commit(att, request, from, m)) {
+        sf_take_raced(att, m);
         Py_CLEAR(taken->array);
         return 0;
     }
@@ -262,6 +263,9 @@ take(TopicObject *self, const struct sf_request *request, bool pass, struct sf_t
     }
     if (status == SF_BAD_MESSAGE && pass) {
         (void)commit(att, request, from, &m); /* Q1 */
+    }
+    if (status == 0) {
+        sf_take_raced(att, &m);
     }
     sf_attachment_unref(att);
     describe_taken(taken, &m);

@@ -249,6 +249,40 @@ TEST(an_attachment_sends_and_takes_in_one_process)
     remove_topic("self");
 }
 
+TEST(who_loses_a_race_for_the_oldest_goes_on_further_and_tells_what_was_passed)
+{
+    struct sf_attachment *att = create_and_attach("race", 1 << 20, 16);
+    struct sf_message m;
+    uint64_t from;
+    sf_subscribe(att, SF_OLDEST);
+    for (uint64_t i = 1; i <= 40; i++) {
+        CHECK_EQ(send_bytes(att, "hello", 5, i), i);
+    }
+    CHECK_EQ(sf_take_look(att, false, &from, &m), 0);
+    CHECK_EQ(m.seq, 25); /* overtaken, and yet given the oldest */
+    CHECK_EQ(m.lost, 24);
+    CHECK_EQ(send_bytes(att, "hello", 5, 41), 41);
+    CHECK(!sf_is_current(&att->ring, &m));
+    sf_take_raced(att, &m);
+    CHECK_EQ(sf_take_look(att, false, &from, &m), 0);
+    CHECK_EQ(m.seq, 28); /* 26 is the oldest, 16 are retained */
+    CHECK_EQ(m.lost, 27);
+    CHECK(sf_take_commit(att, from, &m));
+    CHECK_EQ(take(att, &m), 0);
+    CHECK_EQ(m.seq, 29);
+    CHECK_EQ(m.lost, 0);
+    for (uint64_t i = 42; i <= 60; i++) {
+        CHECK_EQ(send_bytes(att, "hello", 5, i), i);
+    }
+    CHECK_EQ(take(att, &m), 0);
+    CHECK_EQ(m.seq, 45); /* overtaken again, but by no race */
+    CHECK_EQ(m.lost, 15);
+    struct sf_participant *p = &att->ring.slots[att->slot];
+    CHECK_EQ(sf_load_relaxed(&p->lost), 42);
+    sf_attachment_unref(att);
+    remove_topic("race");
+}
+
 TEST(long_types_many_dimensions_and_meta_travel_before_the_payload)
 {
     struct sf_attachment *att = create_and_attach("prefix", 1 << 20, 16);
