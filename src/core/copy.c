@@ -8,7 +8,8 @@
  * finds its frame there. Where they do not fit, streaming stores move a third of the bytes, and the
  * reader fetches its frame from memory. Which of the two holds depends on the ring, the machine
  * and its neighbours, so both are timed: each in a trial of two rounds of the ring, the first of
- * which only puts into the cache what will stay there, and from time to time again. Streaming is used
+ * which only puts into the cache what will stay there, and from time to time again. Streaming comes
+ * first: a new ring is in no cache. Streaming is used
  * where it takes less than two thirds: with less of a gain the reader, who fetches from memory then,
  * would lose more than the writer wins.
  *
@@ -68,7 +69,7 @@ choose(struct sf_attachment *att, size_t len, bool *timed)
         enum sf_way best = streamed < cached - cached / 3 ? SF_STREAMED : SF_CACHED;
         bool known = cached != 0 && streamed != 0;
         bool settle = known && on_trial;
-        way = settle ? best : known ? !best : cached == 0 ? SF_CACHED : SF_STREAMED;
+        way = settle ? best : known ? !best : streamed == 0 ? SF_STREAMED : SF_CACHED;
         on_trial = !settle;
         left = settle ? SF_TRIALS * trial : trial;
         sf_store_relaxed(&c->way, way); /* Y1 */

@@ -134,6 +134,22 @@ os_file_reserve(int fd, uint64_t off, uint64_t len)
     return OS_CALL(-1, fallocate(fd, 0, (off_t)off, (off_t)len)) < 0 ? -errno : 0;
 }
 
+void
+os_file_clear(int fd, uint64_t off, uint64_t len)
+{
+    const size_t step = 64u << 10;
+    char *zeros = os_alloc(step);
+    for (uint64_t done = 0; zeros && done < len;) {
+        size_t rest = len - done < step ? (size_t)(len - done) : step;
+        ssize_t n = OS_CALL(-1, pwrite(fd, zeros, rest, (off_t)(off + done)));
+        if (n <= 0) {
+            break;
+        }
+        done += (uint64_t)n;
+    }
+    os_free(zeros);
+}
+
 int
 os_file_publish(int fd, const char *dir, const char *tmp, const char *path)
 {

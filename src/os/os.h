@@ -45,6 +45,8 @@ int os_file_create(const char *dir, uint32_t permissions, char tmp[64]);
 int os_file_resize(int fd, uint64_t len);
 /* Reserves real memory for [off, off+len). -ENOSPC is an answer, -EINTR asks to come again. */
 int os_file_reserve(int fd, uint64_t off, uint64_t len);
+/* Writes zeros over what holds none but zeros: its pages are ready then. As much as can be. */
+void os_file_clear(int fd, uint64_t off, uint64_t len);
 /* Gives the file its name; -EEXIST if another has it. The temporary name, if any, goes. */
 int os_file_publish(int fd, const char *dir, const char *tmp, const char *path);
 /* Drops what os_file_create made before it was published. */
