@@ -70,7 +70,7 @@ struct sf_attachment {
     /* Any thread, relaxed: hints that may be lost. */
     _Atomic uint8_t *filled; /* per 2 MiB of the arena: are its page tables filled? (pages.c) */
     _Atomic uint64_t next_probe_ns, next_clean_ns, next_look_ns, next_name_ns;
-    _Atomic uint32_t spin_ns; /* what the adaptive spin has learned (wait.c) */
+    _Atomic uint32_t spin_ns, spin_unpaid; /* what the adaptive spin has learned (wait.c) */
     _Atomic uint32_t idle_chunk; /* which chunk to fill when there is time (pages.c) */
     struct sf_copies ways;
 
@@ -153,6 +153,9 @@ SF_APART void sf_bell_ring_always(struct sf_bell *bell);
  * SF_INTERRUPTED. spin_ns < 0: adaptive. */
 SF_APART int sf_wait_message(struct sf_attachment *att, uint64_t cursor, uint64_t until_ns,
                              int64_t spin_ns, const _Atomic uint32_t *closed);
+/* Looks for a microsecond or two, and stores nothing: before one gives up a lock that is dear. */
+SF_APART bool sf_spin_briefly(struct sf_attachment *att, uint64_t cursor,
+                              const _Atomic uint32_t *closed);
 /* One of many topics that are waited for in one sleep. */
 struct sf_waited {
     struct sf_attachment *att; /* NULL: there is no topic yet */

@@ -27,6 +27,8 @@
 
 #define SF_SPIN_MAX_NS 50000u
 #define SF_SPIN_MIN_NS 2000u
+#define SF_SPIN_TRY 16u /* waits */
+#define SF_BRIEF_ROUNDS 64 /* one or two microseconds */
 #define SF_MONITOR_NAP_NS UINT64_C(2000000)
 
 void
@@ -56,6 +58,18 @@ has_news(struct sf_attachment *att, uint64_t cursor, const _Atomic uint32_t *clo
            (closed && sf_load_seq(closed) != 0);
 }
 
+bool
+sf_spin_briefly(struct sf_attachment *att, uint64_t cursor, const _Atomic uint32_t *closed)
+{
+    for (int round = 0; round < SF_BRIEF_ROUNDS; round++) {
+        if (has_news(att, cursor, closed)) {
+            return true;
+        }
+        sf_pause();
+    }
+    return false;
+}
+
 /* Looks for a while without sleeping. Yields every few dozen rounds: a wakee is often placed on
  * its waker's core, where a spin that does not yield only adds its length to every round trip. */
 static bool
@@ -77,14 +91,25 @@ spin(struct sf_attachment *att, uint64_t cursor, uint64_t spin_ns, uint64_t unti
     return false;
 }
 
-/* Longer where spinning has paid lately, shorter where it has not. Relaxed: a hint. */
-static void
-learn(struct sf_attachment *att, bool paid)
+/* How long to look: what has paid lately, and now and then all that may be. Two that answer each
+ * other asleep take a hundred microseconds for what takes one awake, and neither would find out by
+ * looking a little longer: it takes as long as the other's waking. */
+static uint64_t
+budget_of(struct sf_attachment *att)
 {
-    uint32_t now = sf_load_relaxed(&att->spin_ns);
-    uint32_t next = paid ? now * 2 : now / 2;
+    uint32_t unpaid = sf_load_relaxed(&att->spin_unpaid); /* hints, as in learn */
+    return unpaid % SF_SPIN_TRY == SF_SPIN_TRY - 1 ? SF_SPIN_MAX_NS
+                                                   : sf_load_relaxed(&att->spin_ns);
+}
+
+/* Longer where spinning has paid lately, shorter where it has not. Relaxed: hints. */
+static void
+learn(struct sf_attachment *att, uint64_t budget, bool paid)
+{
+    uint64_t next = paid ? budget * 2 : sf_load_relaxed(&att->spin_ns) / 2; /* as above */
     next = next < SF_SPIN_MIN_NS ? SF_SPIN_MIN_NS : next > SF_SPIN_MAX_NS ? SF_SPIN_MAX_NS : next;
-    sf_store_relaxed(&att->spin_ns, next); /* as above */
+    sf_store_relaxed(&att->spin_ns, (uint32_t)next); /* as above, and below */
+    sf_store_relaxed(&att->spin_unpaid, paid ? 0 : sf_load_relaxed(&att->spin_unpaid) + 1);
 }
 
 static int
@@ -135,10 +160,11 @@ sf_wait_message(struct sf_attachment *att, uint64_t cursor, uint64_t until_ns, i
         return 0;
     }
     sf_pages_idle(att);
-    uint64_t budget =
-        spin_ns >= 0 ? (uint64_t)spin_ns : sf_load_relaxed(&att->spin_ns); /* a hint */
+    uint64_t budget = spin_ns >= 0 ? (uint64_t)spin_ns : budget_of(att);
     bool paid = spin(att, cursor, budget, until_ns, closed);
-    learn(att, paid);
+    if (spin_ns < 0) {
+        learn(att, budget, paid);
+    }
     if (paid) {
         return 0;
     }

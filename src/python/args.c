@@ -100,7 +100,7 @@ sf_parse_timeout_later(PyObject *value, struct sf_deadline *out)
     }
     out->seconds = seconds;
     if (seconds < 1e9) { /* beyond 30 years it is for ever */
-        out->until_ns = seconds > 0 ? SF_NOT_STARTED : 1;
+        out->until_ns = seconds > 0 ? SF_NOT_STARTED : SF_OVER;
     }
     return 0;
 }

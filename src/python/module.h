@@ -102,6 +102,7 @@ struct sf_deadline {
     double seconds; /* as asked, for texts */
 };
 #define SF_NOT_STARTED 0
+#define SF_OVER 1 /* a timeout of 0 */
 /* None: for ever. Negative, NaN: ValueError. The clock starts at the call, or at sf_start(): it costs
  * a tenth of a read that finds its message there. */
 SF_APART int sf_parse_timeout(PyObject *value, struct sf_deadline *out);
@@ -211,6 +212,19 @@ struct sf_request {
     uint64_t at; /* this message, wherever the cursor stands, and consume nothing; 0: the next */
 };
 
+/* topic_wait.c: 0 look again, 1 the deadline is over, -1 exception */
+/* Sleeps for message `seq`, a slice at most. */
+SF_APART int sf_wait_for_message(struct sf_state *state, TopicObject *self,
+                                 const struct sf_deadline *deadline, uint64_t seq);
+/* A lossless reader, or a member of a group, needs the writer lock to join: a slice of patience. */
+SF_COLD int sf_wait_to_join(struct sf_state *state, TopicObject *self,
+                            const struct sf_deadline *deadline);
+/* Attaches and joins, waiting for the topic and for the lock; *ready when the Topic may take. */
+SF_COLD int sf_get_ready(struct sf_state *state, TopicObject *self,
+                         const struct sf_deadline *deadline, uint64_t *waiting_since, bool *ready);
+/* Once per Topic, when it has been waited for since long: 0, or -1 with an exception. */
+SF_COLD int sf_warn_of_absent(struct sf_state *state, TopicObject *self, uint64_t since_ns);
+
 /* topic_read.c */
 /* The loop of every reading call. 1 taken, 0 the deadline passed, -1 exception. */
 int sf_read_next(struct sf_state *state, TopicObject *self, const struct sf_request *request,
@@ -218,12 +232,6 @@ int sf_read_next(struct sf_state *state, TopicObject *self, const struct sf_requ
 /* Takes what is there now. 1 taken, 0 try again, -1 exception, or a status: of an empty ring
  * taken->seq says what to wait for. A message that is described impossibly is passed (Q1), if `pass`. */
 int sf_take(TopicObject *self, const struct sf_request *request, bool pass, struct sf_taken *taken);
-/* Attaches and joins, waiting for the topic and for the lock. 0 look again, 1 the deadline is over, -1
- * exception; *ready when the Topic may take. */
-SF_COLD int sf_get_ready(struct sf_state *state, TopicObject *self,
-                         const struct sf_deadline *deadline, uint64_t *waiting_since, bool *ready);
-/* Once per Topic, when it has been waited for since long: 0, or -1 with an exception. */
-SF_COLD int sf_warn_of_absent(struct sf_state *state, TopicObject *self, uint64_t since_ns);
 /* latest=True is refused where it contradicts the policy: 0, or -1 with an exception. */
 SF_COLD int sf_refuse_newest(struct sf_state *state, TopicObject *self);
 /* What a call gives that took nothing: the default, or an exception. */

@@ -1,14 +1,13 @@
 /* Reading: from a call to an array, by the copy path or the pin path.
  *
- * Owns:      read, read_message, iteration over a Topic; the waits of readers.
- * Does not:  know the ring's protocols (core/ring.c) or how arrays are made (arrays.c).
+ * Owns:      read, read_message, iteration over a Topic.
+ * Does not:  wait (topic_wait.c), know the ring's protocols (core/ring.c) or how arrays are made
+ *            (arrays.c).
  *
  * Invariants
  *   Q1  A message is consumed (sf_take_commit) only when its array is complete. Whatever fails
  *       before that has consumed nothing, except a message that is described impossibly: it is
  *       passed, or every later read would fail on it.
- *   Q2  Waiting holds no lock and no GIL, and a reference to the attachment; another thread may
- *       close the Topic meanwhile.
  *   Q3  What read() returns is read-only, copied or not; copy=True is always writable.
  * A crash here leaves: a pin of a dead participant.
  */
@@ -17,9 +16,6 @@
 #include <string.h>
 
 #define SF_RELEASE_LEN (64u * 1024u) /* copies from here on let go of the GIL */
-#define SF_NAP_MIN_NS UINT64_C(2000000)
-#define SF_NAP_MAX_NS UINT64_C(50000000)
-#define SF_ABSENT_NS UINT64_C(5000000000) /* then people are told what a wait waits for */
 
 /* ---- the two paths ---- */
 
@@ -278,78 +274,6 @@ sf_take(TopicObject *self, const struct sf_request *request, bool pass, struct s
     return take(self, request, pass, taken);
 }
 
-/* ---- waiting ---- */
-
-/* Sleeps for the next message, a slice at most. 0 look again, 1 the deadline is over. */
-static SF_APART int
-wait_for_message(struct sf_state *state, TopicObject *self, const struct sf_deadline *deadline,
-                 uint64_t seq)
-{
-    struct sf_attachment *att = self->t.att;
-    int status;
-    if (deadline->until_ns != UINT64_MAX && os_now_ns() >= deadline->until_ns) {
-        return 1;
-    }
-    sf_attachment_ref(att);
-    Py_BEGIN_ALLOW_THREADS
-    status =
-        sf_wait_message(att, seq, deadline->until_ns, self->t.options.spin_ns, &self->t.closed);
-    Py_END_ALLOW_THREADS
-    sf_attachment_unref(att);
-    if (sf_check_in(state, self) < 0) {
-        return -1;
-    }
-    return status == SF_EMPTY && os_now_ns() >= deadline->until_ns ? 1 : 0;
-}
-
-int
-sf_warn_of_absent(struct sf_state *state, TopicObject *self, uint64_t since_ns)
-{
-    if (self->warned_wait || os_now_ns() - since_ns <= SF_ABSENT_NS) {
-        return 0;
-    }
-    self->warned_wait = true;
-    PyObject *hint = PyObject_CallMethod(state->texts, "nearest", "s", self->t.name);
-    if (!hint) {
-        return -1;
-    }
-    int status =
-        PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
-                         "waiting for topic '%s', which does not exist yet%U", self->t.name, hint);
-    Py_DECREF(hint);
-    return status;
-}
-
-/* Naps until the topic has a name, a slice at most. */
-static SF_COLD int
-wait_for_topic(struct sf_state *state, TopicObject *self, const struct sf_deadline *deadline,
-               uint64_t since_ns)
-{
-    uint64_t now = os_now_ns();
-    if (now >= deadline->until_ns) {
-        return 1;
-    }
-    if (sf_warn_of_absent(state, self, since_ns) < 0) {
-        return -1;
-    }
-    struct os_file_info info;
-    char *path = self->t.path; /* constant; self is kept by the caller */
-    Py_BEGIN_ALLOW_THREADS
-    uint64_t slice =
-        now + SF_SLICE_NS < deadline->until_ns ? now + SF_SLICE_NS : deadline->until_ns;
-    uint64_t nap = SF_NAP_MIN_NS;
-    while (now < slice && os_path_info(path, &info) < 0 && sf_load_relaxed(&self->t.closed) == 0) {
-        uint64_t next = now + nap < slice ? now + nap : slice;
-        if (os_sleep_until(next) < 0) {
-            break;
-        }
-        nap = nap * 2 < SF_NAP_MAX_NS ? nap * 2 : SF_NAP_MAX_NS;
-        now = os_now_ns();
-    }
-    Py_END_ALLOW_THREADS
-    return sf_check_in(state, self);
-}
-
 int
 sf_refuse_newest(struct sf_state *state, TopicObject *self)
 {
@@ -366,56 +290,6 @@ sf_refuse_newest(struct sf_state *state, TopicObject *self)
     return 0;
 }
 
-/* A lossless reader, or a member of a group, needs the writer lock to join: a slice of patience. 0 look
- * again, 1 the deadline is over. */
-static SF_COLD int
-wait_to_join(struct sf_state *state, TopicObject *self, const struct sf_deadline *deadline)
-{
-    struct sf_topic *t = &self->t;
-    struct sf_attachment *att = t->att;
-    struct sf_joining how;
-    int status;
-    sf_topic_joining(t, &how);
-    sf_attachment_ref(att);
-    Py_BEGIN_ALLOW_THREADS
-    uint64_t slice = os_now_ns() + SF_SLICE_NS;
-    status = sf_join(att, &how, slice < deadline->until_ns ? slice : deadline->until_ns);
-    Py_END_ALLOW_THREADS
-    if (status == 0 && t->att == att) {
-        sf_topic_has_joined(t);
-    }
-    else if (status == 0) {
-        sf_unjoin(att); /* another thread has closed the Topic, or moved it on */
-    }
-    else if (status == SF_GONE && t->att == att && !t->has_joined) {
-        sf_topic_leave(t); /* removed under a holder who may never let go: follow the name */
-    }
-    sf_attachment_unref(att);
-    if (sf_check_in(state, self) < 0) {
-        return -1;
-    }
-    if (status < 0 && status != SF_BUSY && status != SF_INTERRUPTED && status != SF_GONE) {
-        return sf_raise(state, self, status);
-    }
-    return status == SF_BUSY && os_now_ns() >= deadline->until_ns ? 1 : 0;
-}
-
-int
-sf_get_ready(struct sf_state *state, TopicObject *self, const struct sf_deadline *deadline,
-             uint64_t *waiting_since, bool *ready)
-{
-    int status = sf_topic_to_read(&self->t);
-    *ready = status == 0;
-    if (status == SF_NOT_FOUND) {
-        *waiting_since = *waiting_since ? *waiting_since : os_now_ns();
-        return wait_for_topic(state, self, deadline, *waiting_since);
-    }
-    if (status == SF_BUSY) {
-        return wait_to_join(state, self, deadline);
-    }
-    return status < 0 ? sf_raise(state, self, status) : 0;
-}
-
 /* The loop of every reading call. 1 taken, 0 the deadline passed, -1 exception. */
 int
 sf_read_next(struct sf_state *state, TopicObject *self, const struct sf_request *request,
@@ -424,6 +298,9 @@ sf_read_next(struct sf_state *state, TopicObject *self, const struct sf_request 
     struct sf_topic *t = &self->t;
     uint64_t waiting_since = 0;
     struct sf_deadline deadline = request->deadline;
+    /* To give up the GIL, to get it back and to ask the clock take longer than an answer that is on
+     * its way. Once only: signals and deadlines wait for it. */
+    bool brief = t->options.spin_ns != 0 && deadline.until_ns != SF_OVER;
     taken->array = taken->meta = NULL;
     int status = sf_begin(state, self);
     if (status < 0) {
@@ -448,8 +325,14 @@ sf_read_next(struct sf_state *state, TopicObject *self, const struct sf_request 
                 break;
             }
             if (status == SF_EMPTY) {
-                sf_start(&deadline);
-                status = wait_for_message(state, self, &deadline, taken->seq);
+                if (brief && sf_spin_briefly(t->att, taken->seq, &t->closed)) {
+                    status = 0;
+                }
+                else {
+                    sf_start(&deadline);
+                    status = sf_wait_for_message(state, self, &deadline, taken->seq);
+                }
+                brief = false;
             }
             else if (status == SF_GONE || (status == SF_ENDED && sf_topic_has_moved(t))) {
                 sf_topic_leave(t); /* drained: follow the name */
@@ -483,7 +366,7 @@ sf_topic_open_reader(struct sf_state *state, TopicObject *self)
     if (status == SF_BUSY) {
         /* One slice; behind a frozen writer the first read goes on waiting. */
         struct sf_deadline patience = {.until_ns = os_now_ns() + SF_SLICE_NS};
-        return wait_to_join(state, self, &patience) < 0 ? -1 : 0;
+        return sf_wait_to_join(state, self, &patience) < 0 ? -1 : 0;
     }
     return status < 0 ? sf_raise(state, self, status) : 0;
 }
