@@ -108,7 +108,8 @@ PyDoc_STRVAR(
     "\n"
     "Blocks without the GIL for at most timeout seconds (None: for ever, 0: not at all); Ctrl-C\n"
     "ends it. latest=True passes over all but the newest. A reader that was lapped continues at\n"
-    "the oldest message still there: see lost, read_message().\n"
+    "the oldest message still there, or, if a quick writer overwrites that one meanwhile, an\n"
+    "eighth of what is retained later: see lost, read_message().\n"
     "Raises Empty when the time is over (or returns default, if given), Closed when the stream\n"
     "was shut down and is drained, or this Topic closed, ValueError for an out= that does not fit\n"
     "(nothing is consumed), CorruptTopic.");
