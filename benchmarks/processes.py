@@ -86,10 +86,18 @@ class Control:
     got = property(lambda self: self._of_readers(1))  # bit w: a message of writer w
     settled = property(lambda self: self._of_readers(2))
     acknowledged = property(lambda self: self._of_readers(3))
+    drained = property(lambda self: self._of_readers(4))  # nothing more is to come
 
     def over(self) -> bool:
         """Every writer has written its last message."""
         return bool(self.finished.all())
+
+    def finish(self, index: int) -> None:
+        """Of a writer: says so, and stays until the readers have all; some libraries drop what is
+        under way when they are closed."""
+        self.finished[index] = 1
+        while not self.drained.all():
+            time.sleep(0.001)
 
 
 def first_word(array: np.ndarray) -> np.ndarray:

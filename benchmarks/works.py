@@ -143,7 +143,7 @@ def stream_writer(peer: Peer, control: Control, index: int, seconds: float, batc
             sent = send(writer.write_many, [array] * batch, batch, seconds)
         else:
             sent = send(writer.write, array, 1, seconds)
-        control.finished[index] = 1
+        control.finish(index)
     return sent
 
 
@@ -151,7 +151,9 @@ def stream_reader(peer: Peer, control: Control, index: int, touch: bool, batch: 
     touch = touch and peer.spec.nbytes >= PAGE
     with contextlib.closing(peer.reader(index)) as reader:
         warm_up_reader(control, reader, index)
-        return drain(taking(reader, touch, batch), control.over)
+        found = drain(taking(reader, touch, batch), control.over)
+        control.drained[index] = 1
+    return found
 
 
 def stream(
@@ -287,7 +289,7 @@ def stamping_writer(peer: Peer, control: Control, seconds: float, rate: float | 
             stamp[0] = clock()
             write(array)
             sent += 1
-        control.finished[0] = 1
+        control.finish(0)
     return {"sent": sent}
 
 
@@ -306,6 +308,7 @@ def ageing_reader(peer: Peer, control: Control) -> Figures:
             flat[::PAGE].sum()
             ages.append(clock() - int(flat[:8].view(np.int64)[0]))
             acknowledged[0] += 1
+        control.drained[0] = 1
     return distribution(ages[len(ages) // 10 :])
 
 

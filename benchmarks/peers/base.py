@@ -38,7 +38,8 @@ class Writer(ABC):
     @abstractmethod
     def write(self, array: np.ndarray) -> None:
         """Sends a C-contiguous array of the spec's shape. Blocks where the peer has back-pressure
-        and its channel is full; drops as the peer drops where it has none."""
+        and its channel is full; drops as the peer drops where it has none. The array is the
+        caller's again when this returns."""
 
     def write_many(self, arrays: Sequence[np.ndarray]) -> None:
         """The peer's own way to send several in one call; only where `Peer.batches` is true."""
