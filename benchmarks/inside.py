@@ -200,8 +200,8 @@ def readers(rounds: int) -> Iterator[Line]:
         def writes(ring: shmflow.Topic, data: np.ndarray = data) -> Step:
             write = ring.write
 
-            def run(count: int) -> None:
-                for _ in range(count):
+            def run(turns: int) -> None:
+                for _ in range(turns):
                     write(data)
 
             return run

@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from shmflow import _core, _texts
+from shmflow import _core, _names, _texts
 from shmflow._errors import CorruptTopic, NotAllowed, TopicNotFound
 
 
@@ -39,7 +39,7 @@ class TopicInfo:
 
 
 def _info(name: str) -> TopicInfo | None:
-    path = _texts.path_of(name)
+    path = _names.path_of(name)
     status, facts = _core._peek(path)
     if status == "SF_NOT_FOUND":
         return None
@@ -77,7 +77,7 @@ def topics() -> list[TopicInfo]:
 
     Never blocks, disturbs nobody. An empty list if there are none.
     """
-    found = [_info(name) for name in _texts.names()]
+    found = [_info(name) for name in _names.names()]
     return [info for info in found if info is not None]
 
 
@@ -87,28 +87,20 @@ def unlink(name: str) -> None:
     Readers drain it and follow the next generation of that name; views stay valid; its memory
     goes with the last of them. Raises TopicNotFound, NotAllowed, ValueError for a bad name.
     """
-    _check_name(name)
-    path = _texts.path_of(name)
+    _names.check_name(name)
+    path = _names.path_of(name)
     for _ in range(100):
         status = _core._remove(path, False)
         if status != "SF_RACE":  # another remover is at it
             break
         os.sched_yield()
     if status == "SF_NOT_FOUND":
-        raise TopicNotFound(2, f"there is no topic {name!r}{_texts.nearest(name)}", path)
+        raise TopicNotFound(2, f"there is no topic {name!r}{_names.nearest(name)}", path)
     if status == "SF_DENIED":
         raise NotAllowed(13, f"no permission to remove {path}{_texts._permissions(path)}", path)
     if status and status != "SF_RACE":
         why = _texts.HEADER_RUNGS.get(status, status)
         raise CorruptTopic(22, f"{path} cannot be removed as a topic: {why}", path)
-
-
-def _check_name(name: str) -> None:
-    parts = name.split("/")
-    allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
-    fine = all(part and part[0] != "." and set(part) <= allowed for part in parts)
-    if not fine or len(name) > 200:
-        raise _texts.bad_name(name)
 
 
 def clean() -> int:
@@ -120,15 +112,15 @@ def clean() -> int:
     the kernel holds for living processes, so the living are never touched. Never blocks.
     """
     count = 0
-    for name in _texts.names():
-        path = _texts.path_of(name)
+    for name in _names.names():
+        path = _names.path_of(name)
         status, facts = _core._peek(path)
         if status:
             continue
         count += _core._clean(path)
         if facts["temporary"]:
             count += _core._remove(path, True) == ""
-    for file in Path(_texts.folder()).glob(".shmflow-*"):
+    for file in Path(_names.folder()).glob(".shmflow-*"):
         count += _drop_unfinished(file)
     return count
 

@@ -8,7 +8,6 @@ what cannot be learned is left out.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import math
 import os
@@ -16,7 +15,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from shmflow import _errors as errors
-from shmflow._wire import format_size
+from shmflow._names import bad_name as bad_name  # the core asks for it here
+from shmflow._names import folder, format_size, nearest, path_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,39 +57,6 @@ NO_BEACON = {
     -errno.EAGAIN: "needs a thread, and the system gives no more; end some, or raise the limit: "
     "ulimit -u, pids.max of the cgroup",
 }
-
-
-def folder() -> str:
-    """Where topics lie: $SHMFLOW_DIR or /dev/shm."""
-    return os.path.abspath(os.environ.get("SHMFLOW_DIR") or "/dev/shm")
-
-
-def path_of(name: str) -> str:
-    """The file of a topic."""
-    return os.path.join(folder(), "shmflow." + name.replace("/", "+"))
-
-
-def names() -> list[str]:
-    """Names of all topics that have a file, sorted."""
-    try:
-        files = os.listdir(folder())
-    except OSError:
-        return []
-    return sorted(f[8:].replace("+", "/") for f in files if f.startswith("shmflow."))
-
-
-def nearest(name: str) -> str:
-    """' Did you mean 'cam'?' or what there is instead, or ''."""
-    there = names()
-    close = difflib.get_close_matches(name, there, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    if there:
-        shown = ", ".join(repr(n) for n in there[:5])
-        return f"; there {'is' if len(there) == 1 else 'are'} {shown}" + (
-            f" and {len(there) - 5} more" if len(there) > 5 else ""
-        )
-    return "; there is no topic at all"
 
 
 def who(participant: Participant) -> str:
@@ -368,14 +335,6 @@ def _permissions(path: str) -> str:
         info = os.lstat(path)
         return f" (owner uid {info.st_uid}, mode {info.st_mode & 0o777:#o}; you are {os.geteuid()})"
     return ""
-
-
-def bad_name(name: str) -> ValueError:
-    """A name that no topic can have."""
-    return ValueError(
-        f"{name[:80]!r} is not a topic name: use letters, digits, '.', '_' and '-', parts joined "
-        "by '/', no part starting with '.', at most 200 bytes"
-    )
 
 
 def _not_retained(topic: Topic, seq: object) -> errors.NotRetained:

@@ -1,19 +1,28 @@
 """The command line: ``shmflow COMMAND``.
 
-Owns the group and the table of commands. A command is a module of this package with an attribute
-``command``. It is imported only when it is asked for or listed in a help text, and imports nothing
-heavy (NumPy, rich, OpenCV) before it runs. A new command is a new module and a line in the table.
+Owns the group, the table of commands, and what becomes of an error that no command has caught. A
+command is a module of this package with an attribute ``command``. It is imported only when it is
+asked for or listed in a help text, and imports nothing heavy (NumPy, rich, OpenCV) before it runs.
+A new command is a new module and a line in the table.
+
+What commands share: names.py (topic names as arguments), watch.py (what flows, from counters),
+show.py (tables, JSON, live pictures).
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import sys
+from typing import Any
 
 import click
 
 COMMANDS = {
     "demo": "shmflow.cli.demo",
 }
+
+INTERRUPTED = 130  # as a shell tells of a process that SIGINT ended
 
 
 class LazyGroup(click.Group):
@@ -29,8 +38,35 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "shmflow --help lists them"
+            ctx.fail(f"there is no command {args[0]!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:  # | head: click ends quietly, with 1
+            raise
+        except OSError as error:  # shmflow's own, and the kernel's: their texts say what to do
+            raise click.ClickException(error.strerror or str(error)) from None
+
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="shmflow", prog_name="shmflow")
 def main() -> None:
-    """Messages and NumPy arrays between processes of one machine, through shared memory."""
+    """Messages and NumPy arrays between processes of one machine, through shared memory.
+
+    What watches (ls, info, hz, bw, delay, top, view) reads counters and headers only: it takes no
+    place in a topic, consumes no message and makes nobody wait.
+
+    \b
+    Exit status: 0 done; 1 it could not be done, and stderr says why;
+    2 the command line is wrong; 130 ended by Ctrl-C.
+    """

@@ -315,8 +315,16 @@ void sf_drop_beacon(TopicObject *self);
 /* topic_facts.c */
 PyObject *sf_topic_stats_method(PyObject *self, PyObject *unused);
 PyObject *sf_topic_participants_method(PyObject *self, PyObject *unused);
+extern PyGetSetDef sf_topic_getset[];
+/* The attachment to ask: the Topic's own, or a monitor's. A reference to drop; NULL with an exception
+ * where the kernel refused (too many open files), without one where there is no topic to ask. */
+struct sf_attachment *sf_topic_ask(TopicObject *self);
+PyObject *sf_command_text(const struct sf_participant *participant);
+
+/* topic_watch.c */
 PyObject *sf_topic_last_method(PyObject *self, PyObject *unused);
 PyObject *sf_topic_lock_holder_method(PyObject *self, PyObject *unused);
-extern PyGetSetDef sf_topic_getset[];
+PyObject *sf_topic_layout_method(PyObject *self, PyObject *unused);
+PyObject *sf_topic_blocks_method(PyObject *self, PyObject *limit);
 
 #endif

@@ -1,6 +1,7 @@
 /* What a Topic tells about itself and its peers: properties, stats, participants.
  *
- * Owns:      Stats and Participant; the getters of Topic.
+ * Owns:      Stats and Participant; the getters of Topic. (What tools that watch need besides is in
+ *            topic_watch.c.)
  * Does not:  change anything: facts come from counters and headers, which disturbs nobody.
  *
  * Invariants
@@ -99,10 +100,8 @@ make_record(PyTypeObject *type, PyObject **items, Py_ssize_t count)
     return record;
 }
 
-/* The attachment to ask: the Topic's own, or a monitor's. A reference to drop; NULL with an exception
- * where the kernel refused (too many open files), without one where there is no topic to ask. */
-static struct sf_attachment *
-ask(TopicObject *self)
+struct sf_attachment *
+sf_topic_ask(TopicObject *self)
 {
     struct sf_attachment *att = NULL;
     if (sf_topic_enter(&self->t) == 0 && self->t.att) {
@@ -166,8 +165,8 @@ shown_text(const char *shared, size_t len)
     return PyUnicode_FromString(text);
 }
 
-static PyObject *
-command_text(const struct sf_participant *p)
+PyObject *
+sf_command_text(const struct sf_participant *p)
 {
     return shown_text(p->command, sizeof p->command);
 }
@@ -202,7 +201,7 @@ describe_participant(struct sf_state *state, struct sf_attachment *att, struct s
     bool reads = (roles & SF_ROLE_READER) != 0;
     PyObject *items[] = {
         number(p->pid),
-        command_text(p),
+        sf_command_text(p),
         PyUnicode_FromString(modes[roles]),
         PyBool_FromLong(alive),
         number(p->attached_ns),
@@ -227,7 +226,7 @@ sf_topic_participants_method(PyObject *op, PyObject *Py_UNUSED(unused))
 {
     struct sf_state *state = sf_state_of(Py_TYPE(op));
     PyObject *list = PyList_New(0);
-    struct sf_attachment *att = list ? ask((TopicObject *)op) : NULL;
+    struct sf_attachment *att = list ? sf_topic_ask((TopicObject *)op) : NULL;
     if (!att) {
         if (PyErr_Occurred()) {
             Py_CLEAR(list);
@@ -257,7 +256,7 @@ sf_topic_participants_method(PyObject *op, PyObject *Py_UNUSED(unused))
 static PyObject *
 count_role(PyObject *op, uint32_t role)
 {
-    struct sf_attachment *att = ask((TopicObject *)op);
+    struct sf_attachment *att = sf_topic_ask((TopicObject *)op);
     long count = 0;
     if (att) {
         uint8_t alive[SF_MAX_PARTICIPANTS];
@@ -273,47 +272,6 @@ count_role(PyObject *op, uint32_t role)
         sf_attachment_unref(att);
     }
     return PyErr_Occurred() ? NULL : PyLong_FromLong(count);
-}
-
-PyObject *
-sf_topic_last_method(PyObject *op, PyObject *Py_UNUSED(unused))
-{
-    struct sf_attachment *att = ask((TopicObject *)op);
-    PyObject *result = NULL;
-    struct sf_message m;
-    if (!att) {
-        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
-    }
-    uint64_t head = sf_load_seq(&att->ring.header->head); /* B */
-    if (head > 0 && sf_look(&att->ring, head, &m) == 0) {
-        PyObject *command = NULL;
-        for (uint32_t slot = 0; slot < att->ring.lay.max_participants && !command; slot++) {
-            if (att->ring.slots[slot].pid == m.writer_pid) {
-                command = command_text(&att->ring.slots[slot]);
-            }
-        }
-        result = Py_BuildValue("KIN", (unsigned long long)m.stamp_ns, m.writer_pid,
-                               command ? command : PyUnicode_FromString(""));
-    }
-    sf_attachment_unref(att);
-    return result || PyErr_Occurred() ? result : Py_NewRef(Py_None);
-}
-
-PyObject *
-sf_topic_lock_holder_method(PyObject *op, PyObject *Py_UNUSED(unused))
-{
-    struct sf_attachment *att = ask((TopicObject *)op);
-    PyObject *result = NULL;
-    if (!att) {
-        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
-    }
-    uint32_t slot = sf_owner_slot(sf_load_relaxed(&att->ring.header->lock)); /* told to people */
-    if (slot < att->ring.lay.max_participants) {
-        struct sf_participant *p = &att->ring.slots[slot];
-        result = Py_BuildValue("IN", p->pid, command_text(p));
-    }
-    sf_attachment_unref(att);
-    return result || PyErr_Occurred() ? result : Py_NewRef(Py_None);
 }
 
 /* ---- properties ---- */
@@ -347,7 +305,7 @@ get_generation(PyObject *op, void *Py_UNUSED(closure))
 static PyObject *
 get_ended(PyObject *op, void *Py_UNUSED(closure))
 {
-    struct sf_attachment *att = ask((TopicObject *)op);
+    struct sf_attachment *att = sf_topic_ask((TopicObject *)op);
     bool ended =
         att && (sf_load_acquire(&att->ring.header->ended) & SF_SHUTDOWN) != 0; /* shutdown */
     if (att) {
@@ -361,7 +319,7 @@ enum fact { CAPACITY, DEPTH, MAX_MESSAGE, HEAD, TAIL };
 static PyObject *
 get_fact(PyObject *op, void *closure)
 {
-    struct sf_attachment *att = ask((TopicObject *)op);
+    struct sf_attachment *att = sf_topic_ask((TopicObject *)op);
     uint64_t value = 0;
     if (!att) {
         return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);

@@ -275,6 +275,8 @@ SF_GUARD_ARGS(topic_close, op);
 SF_GUARD_ARGS(topic_unlink, op);
 SF_GUARD_ARGS(sf_topic_last_method, op);
 SF_GUARD_ARGS(sf_topic_lock_holder_method, op);
+SF_GUARD_ARGS(sf_topic_layout_method, op);
+SF_GUARD_ARGS(sf_topic_blocks_method, op);
 SF_GUARD_ARGS(topic_enter, op);
 SF_GUARD_ARGS(topic_exit, op);
 SF_GUARD_ARGS(topic_reduce, op);
@@ -309,6 +311,8 @@ static PyMethodDef topic_methods[] = {
     {"unlink", SF_GUARDED(topic_unlink), METH_NOARGS, unlink_doc},
     {"_last", SF_GUARDED(sf_topic_last_method), METH_NOARGS, NULL},
     {"_lock_holder", SF_GUARDED(sf_topic_lock_holder_method), METH_NOARGS, NULL},
+    {"_layout", SF_GUARDED(sf_topic_layout_method), METH_NOARGS, NULL},
+    {"_blocks", SF_GUARDED(sf_topic_blocks_method), METH_O, NULL},
     {"__enter__", SF_GUARDED(topic_enter), METH_NOARGS,
      PyDoc_STR("__enter__($self, /)\n--\n\nThis Topic.")},
     {"__exit__", SF_GUARDED(topic_exit), METH_VARARGS,

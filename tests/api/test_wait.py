@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import shmflow
+from shmflow import _names
 
 Topics = list[shmflow.Topic]
 
@@ -174,7 +175,7 @@ def test_a_removed_topic_is_drained_then_its_next_generation_is_followed(
         with shmflow.Topic(name, "w", capacity="64 KiB") as writer:
             writer.write(1)
             assert shmflow.wait([*three, reader]) == [reader]
-            writer.unlink() if by_word else os.unlink(shmflow._texts.path_of(name))
+            writer.unlink() if by_word else os.unlink(_names.path_of(name))
         assert shmflow.wait([*three, reader]) == [reader], "it is not drained yet"
         reader.read(0)
         assert shmflow.wait([*three, reader], 0.01) == []

@@ -56,7 +56,7 @@ assert topic.read(0, latest=True, default=None) is None
 look("waited")
 topic.stats(), topic.participants(), topic.head, topic.tail, topic.lost, topic.skipped, topic.ended
 topic.capacity, topic.depth, topic.max_message, topic.writers, topic.readers, repr(topic)
-topic._last(), topic._lock_holder(), topic.__reduce__()
+topic._last(), topic._lock_holder(), topic._layout(), topic._blocks(5), topic.__reduce__()
 for act in (lambda: topic.write(b"x"), lambda: topic.loan(9), topic.shutdown, topic.unlink):
     try:
         act()

@@ -1,0 +1,167 @@
+"""How the command line shows things: numbers, tables, JSON lines, pictures that move.
+
+Owns the choice between rich (where it is installed and standard output is a terminal) and plain
+text. Plain tables are aligned with spaces; what a program reads is JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+BARS = " ▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    title: str
+    right: bool = False  # numbers
+
+
+def on_terminal() -> bool:
+    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def has_rich() -> bool:
+    return on_terminal() and importlib.util.find_spec("rich") is not None
+
+
+# ---- numbers -------------------------------------------------------------------------------------
+
+
+def size(nbytes: float) -> str:
+    """'12 B', '64.0 MiB'."""
+    from shmflow._names import format_size
+
+    return format_size(int(nbytes))
+
+
+def rate(hz: float) -> str:
+    """Messages per second: '0', '0.50', '29.9', '1,234', '1.25 M'."""
+    if hz >= 1e6:
+        return f"{hz / 1e6:.2f} M"
+    return f"{hz:,.0f}" if hz >= 1000 or hz == 0 else f"{hz:.{1 if hz >= 10 else 2}f}"
+
+
+def span(seconds: float) -> str:
+    """'12 µs', '3.4 ms', '2.0 s', '3 min', '5 h', '2 d'."""
+    for unit, long in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * long:
+            return f"{seconds / long:.0f} {unit}"
+    for unit, short in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= short:
+            value = seconds / short
+            return f"{value:.{1 if value < 100 else 0}f} {unit}"
+    return f"{max(seconds, 0) * 1e6:.0f} µs"
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """The last `width` values, the greatest as a full block; 0 is a space."""
+    shown = list(values)[-width:]
+    top = max(shown, default=0)
+    if top <= 0:
+        return " " * len(shown)
+    return "".join(BARS[0 if v <= 0 else max(1, round(v / top * 8))] for v in shown)
+
+
+# ---- tables and JSON -----------------------------------------------------------------------------
+
+
+def plain_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
+    table = [[column.title for column in columns], *(list(row) for row in rows)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(columns))]
+    return [
+        "  ".join(
+            f"{cell:>{width}}" if column.right else f"{cell:<{width}}"
+            for cell, width, column in zip(row, widths, columns, strict=True)
+        ).rstrip()
+        for row in table
+    ]
+
+
+def rich_table(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], styles: Sequence[str | None] = ()
+) -> Any:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for column in columns:
+        table.add_column(
+            column.title, justify="right" if column.right else "left", no_wrap=column.right
+        )
+    for i, row in enumerate(rows):
+        style = styles[i] if i < len(styles) else None
+        table.add_row(*(Text(cell) for cell in row), style=style)
+    return table
+
+
+def print_table(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], styles: Sequence[str | None] = ()
+) -> None:
+    """rich's table on a terminal, aligned columns else; `styles`: of rows, as rich spells them."""
+    if has_rich():
+        from rich.console import Console
+
+        Console().print(rich_table(columns, rows, styles))
+    else:
+        for line in plain_table(columns, rows):
+            click.echo(line)
+
+
+def print_json(value: Any) -> None:
+    """One value on one line, at once, for programs that read along."""
+    click.echo(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    sys.stdout.flush()
+
+
+# ---- pictures that move --------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def live(every: float, full_screen: bool = False) -> Iterator[Callable[[Any], None]]:
+    """Gives a function that shows a renderable (rich) or a list of lines: in place on a terminal,
+    one after the other else. Whatever ends it, the terminal is as it was."""
+    if has_rich():
+        from rich.live import Live
+
+        with Live(
+            auto_refresh=False, screen=full_screen, redirect_stdout=False, redirect_stderr=False
+        ) as picture:
+            yield lambda shown: picture.update(shown, refresh=True)
+        return
+
+    def echo(shown: Any) -> None:
+        for line in shown if isinstance(shown, list) else [str(shown)]:
+            click.echo(line)
+        sys.stdout.flush()
+
+    yield echo
+
+
+def ticks(every: float, count: int | None = None) -> Iterator[float]:
+    """Yields at fixed times, `every` seconds apart; `count` times if it is given. Ctrl-C ends it
+    like anything else."""
+    due = time.monotonic()
+    done = 0
+    while count is None or done < count:
+        due += every
+        time.sleep(max(0.0, due - time.monotonic()))
+        due = max(due, time.monotonic() - every)
+        yield time.monotonic()
+        done += 1
+
+
+def terminal_width() -> int:
+    return shutil.get_terminal_size().columns
