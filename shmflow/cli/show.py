@@ -120,6 +120,15 @@ def print_table(
             click.echo(line)
 
 
+def picture_of(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], styles: Sequence[str | None] = ()
+) -> Any:
+    """A table for `live`: rich's, or lines with an empty one at the end."""
+    if has_rich():
+        return rich_table(columns, rows, styles)
+    return [*plain_table(columns, rows), ""]
+
+
 def print_json(value: Any) -> None:
     """One value on one line, at once, for programs that read along."""
     click.echo(json.dumps(value, ensure_ascii=False, separators=(",", ":")))

@@ -52,6 +52,20 @@ class Sample:
         return max(0, self.head + 1 - self.tail)
 
     @property
+    def held_bytes(self) -> int:
+        return sum(p.held_bytes for p in self.living)
+
+    @property
+    def lag(self) -> int:
+        """Of the living reader that is furthest behind."""
+        return max((p.lag for p in self.living), default=0)
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since the stamp of the newest message; None if there is none."""
+        return (time.time_ns() - self.last_ns) / 1e9 if self.last_ns else None
+
+    @property
     def state(self) -> str:
         """'live' (somebody is attached), 'idle' (nobody is), 'ended', 'dead' (only those that were
         killed and not cleaned up), 'broken'."""
@@ -75,6 +89,8 @@ class Flow:
     bytes: int
     read: dict[Key, int] = field(default_factory=dict)  # by each reader
     written: dict[Key, int] = field(default_factory=dict)  # by each writer
+    lost: dict[Key, int] = field(default_factory=dict)  # by each reader
+    waits: dict[Key, int] = field(default_factory=dict)  # of each writer, for room
 
     @property
     def hz(self) -> float:
@@ -100,16 +116,18 @@ def flow_between(before: Sample, now: Sample) -> Flow:
     if before.inode != now.inode or before.error or now.error:
         return Flow(before, now, seconds, 0, 0)
     old = {key_of(p): p for p in before.participants}
-    read, written, nbytes = {}, {}, 0
+    read, written, lost, waits, nbytes = {}, {}, {}, {}, 0
     for p in now.participants:
-        was = old.get(key_of(p))
-        read[key_of(p)] = max(0, p.read - (was.read if was else 0))
-        written[key_of(p)] = max(0, p.written - (was.written if was else 0))
+        key, was = key_of(p), old.get(key_of(p))
+        read[key] = max(0, p.read - (was.read if was else 0))
+        written[key] = max(0, p.written - (was.written if was else 0))
+        lost[key] = max(0, p.lost - (was.lost if was else 0))
+        waits[key] = max(0, p.writer_waits - (was.writer_waits if was else 0))
         nbytes += max(0, p.written_bytes - (was.written_bytes if was else 0))
     messages, told = max(0, now.head - before.head), sum(written.values())
     if told and messages > told:  # the rest is of writers that have left meanwhile
         nbytes += nbytes * (messages - told) // told
-    return Flow(before, now, seconds, messages, nbytes, read, written)
+    return Flow(before, now, seconds, messages, nbytes, read, written, lost, waits)
 
 
 class Watch:
@@ -154,6 +172,10 @@ class Watch:
         self._monitors[name] = inode, monitor
         return monitor
 
+    def opened(self) -> list[tuple[str, int, Topic]]:
+        """(name, inode, monitor) of what the last sample found: for looks in between."""
+        return [(name, inode, monitor) for name, (inode, monitor) in self._monitors.items()]
+
     def sample(self) -> list[Sample]:
         """One of each topic that is there, sorted by name."""
         names = self._names()
@@ -191,7 +213,7 @@ class Watch:
         except FileNotFoundError:  # removed just now
             self._drop(name)
             return None
-        except (Error, OSError) as error:
+        except (Error, OSError, ValueError) as error:  # ValueError: a file that no topic is called
             self._drop(name)
             return Sample(name, at, error=getattr(error, "strerror", None) or str(error))
 
