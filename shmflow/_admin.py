@@ -103,6 +103,15 @@ def unlink(name: str) -> None:
         raise CorruptTopic(22, f"{path} cannot be removed as a topic: {why}", path)
 
 
+def unlink_idle(name: str) -> bool:
+    """Remove a topic if nobody is attached to it; whether it was removed. For tools."""
+    path = _names.path_of(name)
+    status = _core._remove(path, True)
+    if status == "SF_DENIED":
+        raise NotAllowed(13, f"no permission to remove {path}{_texts._permissions(path)}", path)
+    return status == ""
+
+
 def clean() -> int:
     """Take back what dead processes left; returns how many things that were.
 
@@ -111,31 +120,63 @@ def clean() -> int:
     that somebody may still want (idle, not temporary) stay: `unlink` them. Judged by locks that
     the kernel holds for living processes, so the living are never touched. Never blocks.
     """
-    count = 0
-    for name in _names.names():
-        path = _names.path_of(name)
-        status, facts = _core._peek(path)
-        if status:
-            continue
-        count += _core._clean(path)
-        if facts["temporary"]:
-            count += _core._remove(path, True) == ""
-    for file in Path(_names.folder()).glob(".shmflow-*"):
-        count += _drop_unfinished(file)
-    return count
+    return sum(cleaned.participants + cleaned.removed for cleaned in clean_each())
 
 
-def _drop_unfinished(file: Path) -> int:
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """What `clean_each` took back in one file: places of dead participants, and the file itself.
+    Without a name, the file was never a topic."""
+
+    name: str
+    path: str
+    participants: int = 0
+    removed: bool = False
+
+
+def clean_each(dry_run: bool = False) -> list[Cleaned]:
+    """What clean() does, told file by file; or what it would do."""
+    look = _would_clean if dry_run else _clean_one
+    found = [look(name, _names.path_of(name)) for name in _names.names()]
+    for file in sorted(Path(_names.folder()).glob(".shmflow-*")):
+        found.append(Cleaned("", str(file), removed=_drop_unfinished(file, dry_run)))
+    return [cleaned for cleaned in found if cleaned.participants or cleaned.removed]
+
+
+def _clean_one(name: str, path: str) -> Cleaned:
+    status, facts = _core._peek(path)
+    if status:
+        return Cleaned(name, path)
+    participants = _core._clean(path)
+    removed = facts["temporary"] and _core._remove(path, True) == ""
+    return Cleaned(name, path, participants, removed)
+
+
+def _would_clean(name: str, path: str) -> Cleaned:
+    status, facts = _core._peek(path)
+    if status or not os.access(path, os.R_OK | os.W_OK):
+        return Cleaned(name, path)
+    try:
+        with _core.Topic(name, "monitor", create=False) as monitor:
+            people = monitor.participants()
+    except (TopicNotFound, CorruptTopic, NotAllowed, OSError, ValueError):
+        return Cleaned(name, path)
+    dead = sum(not p.alive for p in people)
+    return Cleaned(name, path, dead, facts["temporary"] and dead == len(people))
+
+
+def _drop_unfinished(file: Path, dry_run: bool) -> bool:
     """A creator on a file system without O_TMPFILE needs seconds, not an hour."""
     import time
 
     try:
         if time.time() - file.stat().st_mtime > 3600:
-            file.unlink()
-            return 1
+            if not dry_run:
+                file.unlink()
+            return True
     except OSError:
         pass
-    return 0
+    return False
 
 
 def get_include() -> str:
