@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 COMMANDS = {
+    "ls": "shmflow.cli.ls",
     "demo": "shmflow.cli.demo",
 }
 
