@@ -20,6 +20,7 @@ import click
 
 COMMANDS = {
     "ls": "shmflow.cli.ls",
+    "info": "shmflow.cli.info",
     "demo": "shmflow.cli.demo",
 }
 
