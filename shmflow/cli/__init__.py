@@ -21,6 +21,9 @@ import click
 COMMANDS = {
     "ls": "shmflow.cli.ls",
     "info": "shmflow.cli.info",
+    "hz": "shmflow.cli.hz",
+    "bw": "shmflow.cli.bw",
+    "delay": "shmflow.cli.delay",
     "demo": "shmflow.cli.demo",
 }
 
