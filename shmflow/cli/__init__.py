@@ -24,6 +24,7 @@ COMMANDS = {
     "hz": "shmflow.cli.hz",
     "bw": "shmflow.cli.bw",
     "delay": "shmflow.cli.delay",
+    "top": "shmflow.cli.top",
     "demo": "shmflow.cli.demo",
 }
 
