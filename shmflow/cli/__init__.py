@@ -25,6 +25,8 @@ COMMANDS = {
     "bw": "shmflow.cli.bw",
     "delay": "shmflow.cli.delay",
     "top": "shmflow.cli.top",
+    "rm": "shmflow.cli.rm",
+    "clean": "shmflow.cli.clean",
     "demo": "shmflow.cli.demo",
 }
 
