@@ -150,8 +150,8 @@ def of_dead(flow: Flow) -> list[str]:
         if not p.alive:
             held[who(p)] += p.held_bytes
     return [
-        f"{name} died{f', holding {show.size(nbytes)}' if nbytes else ''}: the next to attach takes "
-        "its place back, and so does shmflow clean"
+        f"{name} died{f', holding {show.size(nbytes)}' if nbytes else ''}: its place is taken back "
+        "by the next to attach, or by shmflow clean"
         for name, nbytes in held.items()
     ]
 

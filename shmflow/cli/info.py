@@ -68,7 +68,7 @@ def newest_facts(monitor: Topic) -> dict[str, Any] | None:
     array = message.array
     return {
         "seq": message.seq,
-        "dtype": array.dtype.str if array.dtype.names is None else str(array.dtype),
+        "dtype": str(array.dtype),
         "shape": list(array.shape),
         "bytes": array.nbytes,
         "timestamp_ns": message.timestamp_ns,

@@ -68,13 +68,15 @@ class Screen:
             from rich.text import Text
 
             table = show.rich_table(columns, rows, styles)
-            head, foot = Text(above, style="bold"), Text(below, style="dim")
+            head = Text(above, style="bold", no_wrap=True, overflow="ellipsis")
+            foot = Text(below, style="dim")
             self._rich.update(Group(head, table, foot), refresh=True)
             return
         lines = [above, *show.plain_table(columns, rows)]
         if self.is_full:
             width, height = shutil.get_terminal_size()
-            shown = [*lines[: height - 1], below]
+            foot = below.splitlines()
+            shown = [*lines[: max(1, height - len(foot))], *foot]
             self._put("\x1b[H" + "\r\n".join(f"{x[: width - 1]}\x1b[K" for x in shown) + "\x1b[J")
         else:
             self._put("\n".join(lines) + "\n\n")

@@ -96,10 +96,13 @@ def rich_table(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in columns:
         table.add_column(
-            column.title, justify="right" if column.right else "left", no_wrap=column.right
+            column.title,
+            justify="right" if column.right else "left",
+            no_wrap=column.right,
+            overflow="ellipsis" if column.right else "fold",
         )
     for i, row in enumerate(rows):
         style = styles[i] if i < len(styles) else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from shmflow.cli.screen import Screen
     from shmflow.cli.watch import Flow
 
-HISTORY = 60  # reports that are remembered
-SPARK = 10  # of them drawn
+SPARK = 10  # reports that are remembered and drawn
 
 STYLES = {"live": None, "idle": "dim", "ended": "dim", "dead": "yellow", "broken": "red"}
 
@@ -35,8 +34,8 @@ class Row:
     """What is remembered of one topic."""
 
     flow: Flow
-    rates: deque[float] = field(default_factory=lambda: deque(maxlen=HISTORY))
-    lags: deque[float] = field(default_factory=lambda: deque(maxlen=HISTORY))
+    rates: deque[float] = field(default_factory=lambda: deque(maxlen=SPARK))
+    lags: deque[float] = field(default_factory=lambda: deque(maxlen=SPARK))
 
     def add(self, flow: Flow) -> None:
         self.flow = flow
@@ -79,10 +78,10 @@ class Key:
 COLUMNS = (
     Column("TOPIC"),
     Column("RATE/s", True),
-    Column(""),
+    Column("", True),
     Column("BYTES", True),
     Column("LAG", True),
-    Column(""),
+    Column("", True),
     Column("R", True),
     Column("W", True),
     Column("HELD", True),
@@ -90,6 +89,7 @@ COLUMNS = (
     Column("AGE", True),
     Column("STATE"),
 )
+LEAST_WANTED = (5, 2, 10, 8, 7, 6, 3, 9, 11, 4)  # columns that go first where the terminal is narrow
 KEYS = {
     "name": Key(0, lambda row: row.flow.now.name, falling=False),
     "rate": Key(1, lambda row: row.flow.hz),
@@ -102,6 +102,16 @@ KEYS = {
     "age": Key(10, lambda row: row.flow.now.age or 0.0, falling=False),
     "state": Key(11, lambda row: row.flow.now.state, falling=False),
 }
+
+
+def fitting(table: Sequence[Sequence[str]], kept: int, width: int) -> list[int]:
+    """The numbers of the columns that fit, as many as do; `kept` stays."""
+    widths = [max(map(len, cells)) + 2 for cells in zip(*table, strict=True)]
+    left = list(range(len(widths)))
+    for number in LEAST_WANTED:
+        if sum(widths[at] for at in left) > width and number != kept:
+            left.remove(number)
+    return left
 
 
 class Board:
@@ -151,6 +161,11 @@ class Board:
         if not rows:
             below = f"{FIRST_TOPIC[0].upper()}{FIRST_TOPIC[1:]}"
         cells = [row.cells() for row in rows]
+        if screen.is_full:
+            table = [[column.title for column in columns], *cells]
+            chosen = fitting(table, key.column, show.terminal_width())
+            columns = [columns[at] for at in chosen]
+            cells = [[row[at] for at in chosen] for row in cells]
         screen.draw(self.above(), columns, cells, [STYLES[r.flow.now.state] for r in rows], below)
 
     def above(self) -> str:
