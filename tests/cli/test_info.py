@@ -1,0 +1,191 @@
+"""`shmflow info`: one topic, everybody in it, and who is in whose way."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from shell import end_of, run, terminal
+
+import shmflow
+from shmflow.cli import blame
+from shmflow.cli.watch import Sample, flow_between
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of topics that no other test looks at."""
+    path = tmp_path / "topics"
+    path.mkdir()
+    monkeypatch.setenv("SHMFLOW_DIR", str(path))
+    monkeypatch.setattr("shmflow.cli.info.MOMENT", 0.05)
+    return path
+
+
+def told(name: str) -> tuple[dict[str, Any], str]:
+    """As JSON and as text."""
+    facts = json.loads(run("info", "--json", name).stdout)
+    return facts, run("info", name).stdout
+
+
+def test_all_of_a_topic_is_told(folder: Path) -> None:
+    with (
+        shmflow.Topic("cam", "w", capacity="1 MiB", depth=8, permissions=0o640) as writer,
+        shmflow.Topic("cam", "r") as reader,
+    ):
+        frame = np.zeros((40, 30, 3), "u1")
+        for number in range(1, 11):
+            writer.write(frame, meta={"encoding": "bgr8"}, timestamp_ns=1000 + number)
+        reader.read_message(0, latest=True)
+        facts, text = told("cam")
+        there = writer.participants()
+        layout = writer._layout()
+        max_message = writer.max_message
+    assert facts["participants"] == [
+        {name: getattr(p, name) for name in p.__match_args__} | {"rate": 0.0, "state": "alive"}
+        for p in there
+    ]
+    assert {name: facts[name] for name in layout} == layout
+    expected = {
+        "name": "cam",
+        "state": "live",
+        "path": f"{folder}/shmflow.cam",
+        "mode": "0640",
+        "permissions": "rw-r-----",
+        "capacity": 1 << 20,
+        "depth": 8,
+        "max_message": max_message,
+        "head": 10,
+        "tail": 3,
+        "retained": 8,
+        "lock_holder": None,
+        "blame": [],
+    }
+    assert {name: facts[name] for name in expected} == expected
+    newest = facts["newest"]
+    assert newest.pop("age_s") > 0
+    assert newest == {
+        "seq": 10,
+        "dtype": "uint8",
+        "shape": [40, 30, 3],
+        "bytes": frame.nbytes,
+        "timestamp_ns": 1010,
+        "writer": os.getpid(),
+        "meta": ["encoding"],
+    }
+    assert "10: uint8 40×30×3, 3.5 KiB" in text and "8 (3 to 10)" in text
+    assert text.endswith("\nNobody is in anybody's way.\n")
+
+
+def test_a_topic_without_messages_or_people() -> None:
+    shmflow.Topic("cam", "w", capacity="1 MiB", allow_lossless=False).close()
+    facts, text = told("cam")
+    assert facts["newest"] is None and facts["participants"] == [] and facts["state"] == "idle"
+    assert "none yet" in text and "no lossless readers" in text and "PID" not in text
+
+
+def test_who_blocks_whom_is_said_in_words(spawn: Callable[..., Any]) -> None:
+    script = """
+        import sys, shmflow
+        topic = shmflow.Topic("jobs", "r", lossless=True, group="train")
+        print(topic.read(20).size, flush=True)
+        sys.stdin.readline()
+        """
+    with shmflow.Topic("jobs", "w", capacity="4 MiB", depth=4) as writer:
+        reader = spawn(script)
+        hoarder = shmflow.Topic("jobs", "r", max_held="3 MiB")
+        writer.write(np.zeros(1 << 20, "u1"))
+        reader.expect(str(1 << 20))
+        view = hoarder.read(0)
+        for _ in range(4):
+            writer.write(np.zeros(1000, "u1"))
+        with pytest.raises(shmflow.Full):
+            writer.write(b"x", timeout=0.01)
+        reader.stop()
+        blamed, text = told("jobs")
+        reader.cont()
+        reader.send()
+        reader.finish()
+        hoarder.close()
+        del view
+    group = f"group 'train' (pid {reader.pid} ("
+    first, second, third = blamed["blame"]
+    assert first.startswith(group) and " is 4 messages behind and lossless: writers wait" in first
+    assert first.endswith(f"pid {reader.pid} is stopped (kill -CONT {reader.pid})")
+    assert second.startswith(f"pid {os.getpid()} (") and "it waits for room" in second
+    assert third.startswith(f"pid {os.getpid()} (") and "of the ring (2" in third
+    assert [p["state"] for p in blamed["participants"] if p["pid"] == reader.pid] == ["stopped"]
+    assert all(sentence.partition(" for ")[0] in text for sentence in blamed["blame"])
+
+
+def test_what_was_read_in_time_blames_nobody() -> None:
+    with (
+        shmflow.Topic("jobs", "w", capacity="1 MiB", depth=4) as writer,
+        shmflow.Topic("jobs", "r", lossless=True) as reader,
+    ):
+        for _ in range(4):
+            writer.write(b"x")
+        _, text = told("jobs")
+        assert "is 4 messages behind and lossless: the next write waits for it" in text
+        reader.read(0)
+        assert "Nobody is in anybody's way." in told("jobs")[1]
+
+
+def person(**facts: Any) -> shmflow.Participant:
+    empty = {
+        "pid": 7,
+        "command": "x.py",
+        "mode": "r",
+        "alive": True,
+        "group": "",
+        "lossless": False,
+    }
+    return shmflow.Participant(
+        [(empty | facts).get(name, 0) for name in shmflow.Participant.__match_args__]
+    )
+
+
+def sample(at: float, head: int, *people: shmflow.Participant, depth: int = 10) -> Sample:
+    tail = max(1, head - depth + 1)
+    return Sample("t", at, "", 1, head, tail, capacity=1000, depth=depth, participants=people)
+
+
+def test_each_thing_to_blame_has_its_sentence(spawn: Callable[..., Any]) -> None:
+    before = sample(0, 20, person(lost=5), person(pid=8, mode="w", writer_waits=1))
+    lossy = person(lost=8, lag=12)
+    waited = person(pid=8, mode="w", writer_waits=3, written=6)
+    dead = [person(pid=9, alive=False, held_bytes=300), person(pid=9, alive=False, held_bytes=724)]
+    flow = flow_between(before, sample(1, 26, lossy, waited, *dead))
+    assert blame.sentences(flow) == [
+        "pid 8 (x.py) had to wait for room 2 times in 1.0 s, in which it wrote 6 messages",
+        "pid 7 (x.py) lost 3 messages in 1.0 s: it reads more slowly than they come",
+        "pid 9 (x.py) died, holding 1.0 KiB: its place is taken back by the next to attach, or by "
+        "shmflow clean",
+    ]
+    still = flow_between(sample(0, 20), sample(1, 20))
+    assert blame.sentences(still, None, (8, "x.py")) == []
+    assert "nothing was written meanwhile" in blame.sentences(still, (8, "x.py"), (8, "x.py"))[0]
+    child = spawn("import sys; print('runs', flush=True); sys.stdin.readline()")
+    child.expect("runs")
+    child.stop()
+    (said,) = blame.sentences(still, None, (child.pid, "x.py"))
+    assert f"is stopped: no write gets through until it goes on (kill -CONT {child.pid})" in said
+
+
+def test_what_is_not_there_or_not_a_topic_is_an_error(folder: Path) -> None:
+    (folder / "shmflow.spoilt").write_bytes(b"no topic")
+    assert "did you mean 'spoilt'?" in run("info", "spoil", status=1).stderr
+    assert "is shorter than" in run("info", "spoilt", status=1).stderr
+    assert "Usage" in run("info", status=2).stderr
+
+
+def test_on_a_terminal() -> None:
+    with shmflow.Topic("cam", "w", capacity="1 MiB") as writer, terminal("info", "cam") as child:
+        said = end_of(child)
+        assert child.exitstatus == 0 and writer.participants()[0].alive
+    assert "─" in said and f" {os.getpid()} " in said

@@ -1,0 +1,127 @@
+"""`shmflow ls`: what topics there are."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from shell import end_of, run, terminal
+
+import shmflow
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of topics that no other test looks at."""
+    path = tmp_path / "topics"
+    path.mkdir()
+    monkeypatch.setenv("SHMFLOW_DIR", str(path))
+    monkeypatch.setattr("shmflow.cli.ls.MOMENT", 0.05)
+    return path
+
+
+def test_without_topics_it_says_how_to_make_one() -> None:
+    done = run("ls")
+    assert done.stdout == "" and 'shmflow.Topic("cam").write(frame)' in done.stderr
+    assert json.loads(run("ls", "--json").stdout) == []
+
+
+def test_every_state_is_told(folder: Path, spawn: Callable[..., Any]) -> None:
+    script = """
+        import sys, shmflow
+        topic = shmflow.Topic(sys.argv[1], capacity="1 MiB")
+        topic.write(b"x")
+        print("wrote", flush=True)
+        sys.stdin.readline()
+        """
+    child = spawn(script, "killed")
+    child.expect("wrote")
+    child.kill()
+    (folder / "shmflow.spoilt").write_bytes(b"no topic")
+    (folder / "shmflow.not a name").write_bytes(b"no topic")
+    with shmflow.Topic("over", "w", capacity="1 MiB", temporary=True) as over:
+        over.shutdown()
+        with shmflow.Topic("left", "w", capacity="1 MiB") as left:
+            left.write(b"x")
+        with (
+            shmflow.Topic("cam/left", "w", capacity="2 MiB", depth=5) as writer,
+            shmflow.Topic("cam/left", "r") as reader,
+        ):
+            for _ in range(7):
+                writer.write(np.zeros(10_000, "u1"))
+            held = reader.read(0)
+            found = {one["name"]: one for one in json.loads(run("ls", "--json").stdout)}
+            text, more = run("ls").stdout, run("ls", "-v", "over", "cam/left").stdout
+            assert len(writer.participants()) == 2
+    states = {name: facts["state"] for name, facts in found.items()}
+    assert states == {
+        "cam/left": "live",
+        "killed": "dead",
+        "left": "idle",
+        "not a name": "broken",
+        "over": "ended",
+        "spoilt": "broken",
+    }
+    assert "is shorter than a topic's header" in found["spoilt"]["error"]
+    live = found["cam/left"]
+    assert (live["capacity"], live["depth"], live["head"], live["retained"]) == (2 << 20, 5, 7, 5)
+    assert (live["readers"], live["writers"], live["participants"]) == (1, 1, 2)
+    assert (live["rate"], live["temporary"], live["allow_lossless"]) == (0, False, True)
+    assert live["held_bytes"] >= held.nbytes and 0 <= live["age_s"] < time.monotonic()
+    assert live["path"] == f"{folder}/shmflow.cam+left"
+    assert live["file_bytes"] == os.stat(live["path"]).st_size
+    lines = text.splitlines()
+    assert lines[0].split() == [
+        *("TOPIC", "CAPACITY", "DEPTH", "HEAD", "RATE/s", "READERS", "WRITERS", "AGE", "STATE")
+    ]
+    assert [line.split()[0] for line in lines[1:7]] == [name.split()[0] for name in states]
+    assert [line.split()[-1] for line in lines[1:7]] == list(states.values())
+    assert lines[1].split()[:7] == ["cam/left", "2.0", "MiB", "5", "7", "0", "1"]
+    reasons = [line.partition(": ") for line in lines[7:]]
+    assert [name for name, _, _ in reasons] == ["not a name", "spoilt"]
+    assert "is not a topic name" in reasons[0][2] and reasons[1][2] == found["spoilt"]["error"]
+    assert "temporary" in more and live["path"] in more and "killed" not in more
+
+
+def test_the_rate_is_that_of_now() -> None:
+    import threading
+
+    with shmflow.Topic("cam", "w", capacity="1 MiB") as writer:
+        end = threading.Event()
+
+        def write() -> None:
+            while not end.wait(0.01):
+                writer.write(b"0123456789")
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        try:
+            (facts,) = json.loads(run("ls", "--json").stdout)
+        finally:
+            end.set()
+            thread.join()
+    assert facts["rate"] > 0
+    assert facts["bytes_per_s"] == pytest.approx(10 * facts["rate"])
+
+
+def test_a_mistyped_name_suggests_the_nearest() -> None:
+    shmflow.Topic("camera", "w", capacity="1 MiB").close()
+    done = run("ls", "camra", status=1)
+    assert "there is no topic 'camra'" in done.stderr and "did you mean 'camera'?" in done.stderr
+
+
+def test_on_a_terminal_names_stay_whole_where_it_is_narrow() -> None:
+    shmflow.Topic("robot/arm/left", "w", capacity="1 MiB").close()
+    with terminal("ls", size=(24, 80)) as child:
+        said = end_of(child)
+        assert child.exitstatus == 0
+    assert "robot/arm/left" in said and "─" in said and "idle" in said
+    with terminal("ls", rich=False) as child:
+        said = end_of(child)
+    assert "robot/arm/left" in said and "─" not in said

@@ -1,0 +1,165 @@
+"""`shmflow hz`, `bw` and `delay`: measured from counters and stamps."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from shell import PATIENCE, end_of, run, run_piped, running, settings, terminal
+
+import shmflow
+from shmflow.cli.meter import Window
+
+MS = 1_000_000
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of topics that no other test looks at."""
+    path = tmp_path / "topics"
+    path.mkdir()
+    monkeypatch.setenv("SHMFLOW_DIR", str(path))
+    monkeypatch.setattr("shmflow.cli.meter.EVERY", 0.05)
+    return path
+
+
+@contextmanager
+def flowing(writer: shmflow.Topic) -> Iterator[None]:
+    """Meanwhile, a thread writes 80 bytes every few milliseconds."""
+    end = threading.Event()
+
+    def write() -> None:
+        while not end.wait(0.003):
+            writer.write(np.zeros(10), timeout=PATIENCE)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
+def reports(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_gaps_are_those_of_the_stamps() -> None:
+    with shmflow.Topic("imu", "w", capacity="1 MiB", depth=8) as writer:
+        stamp = 0
+        for gap in (500, 700, 10, 20, 30, 20):
+            stamp += gap * MS
+            writer.write(b"x", timestamp_ns=stamp)
+        shmflow.Topic("cam", "w", capacity="1 MiB").close()
+        words = ("hz", "-n", 1, "-w", 5)
+        cam, imu = reports(run(*words, "--json").stdout)
+        text = run(*words, "imu").stdout
+    nothing = {f"gap_{what}_s": None for what in ("mean", "min", "max", "std")}
+    assert cam == {"name": "cam", "rate": 0.0, "head": 0, **nothing, "window": 0}
+    assert (imu["name"], imu["rate"], imu["head"], imu["window"]) == ("imu", 0, 6, 5)
+    assert [imu[f"gap_{what}_s"] for what in ("mean", "min", "max")] == [0.02, 0.01, 0.03]
+    assert imu["gap_std_s"] == pytest.approx(0.005**0.5 / 10)
+    header, row, end = text.split("\n", 2)
+    assert header.split()[:2] == ["TOPIC", "RATE/s"] and end == "\n"
+    assert row.split() == ["imu", "0", *"20.0 ms 10.0 ms 30.0 ms 7.1 ms 5".split()]
+
+
+def test_sizes_are_those_of_the_data() -> None:
+    with shmflow.Topic("cam", "w", capacity="4 MiB") as writer:
+        for size in (100, 200, 60_000):
+            writer.write(np.zeros(size, "u1"), meta={"note": "x" * 500})
+        (facts,) = reports(run("bw", "--json", "-n", 1, "cam").stdout)
+        text = run("bw", "-n", 1).stdout
+    assert (facts["bytes_per_s"], facts["rate"], facts["window"]) == (0, 0, 3)
+    assert [facts[f"size_{what}"] for what in ("mean", "min", "max")] == [20_100, 100, 60_000]
+    assert text.splitlines()[1].split() == [
+        *("cam", "0", "B", "0", "19.6", "KiB", "100", "B", "58.6", "KiB", "3")
+    ]
+
+
+def test_what_flows_is_measured_while_it_flows() -> None:
+    with (
+        shmflow.Topic("imu", "w", capacity="1 MiB", depth=4) as writer,
+        shmflow.Topic("imu", "r") as reader,
+        flowing(writer),
+    ):
+        told = run_piped(*((name, "--json", "-n", 2) for name in ("hz", "bw", "delay")))
+        lag = reader.stats().lag
+    (_, hz_told), (_, bw_told), delays = map(reports, told)
+    assert hz_told["rate"] > 0 and hz_told["window"] > 4, "more than a shallow ring retains at once"
+    assert bw_told["bytes_per_s"] == pytest.approx(80 * bw_told["rate"])
+    assert (bw_told["size_min"], bw_told["size_max"]) == (80, 80)
+    last = delays[-1]
+    assert 0 < last["delay_min_s"] <= last["delay_mean_s"] <= last["delay_max_s"] < PATIENCE
+    assert last["window"] > 0 and 0 < last["readers"][0]["lag"] <= lag
+    assert last["readers"][0]["behind_s"] > 0
+
+
+def test_delay_counts_no_message_that_was_there_before() -> None:
+    with shmflow.Topic("cam", "w", capacity="1 MiB") as writer, shmflow.Topic("cam", "r") as reader:
+        writer.write(b"x", timestamp_ns=1)
+        reader.read(0)
+        (facts,) = reports(run("delay", "--json", "-n", 1).stdout)
+    assert facts["delay_mean_s"] is None and facts["window"] == 0
+    assert [r["lag"] for r in facts["readers"]] == [0]
+
+
+def test_a_topic_goes_and_comes_back() -> None:
+    shmflow.Topic("keeps", "w", capacity="1 MiB").close()
+    with shmflow.Topic("cam", "w", capacity="1 MiB") as first:
+        first.write_many([1, 2, 3])
+    with running("hz", "--json", "cam", "keeps") as hz:
+        assert hz.stdout is not None
+        lines = map(json.loads, hz.stdout)
+        assert next(lines)["head"] == 3
+        shmflow.unlink("cam")
+        assert any(line == {"name": "cam", "error": "it was removed"} for line in lines)
+        shmflow.Topic("cam", "w", capacity="1 MiB").close()
+        assert any(line["name"] == "cam" and line.get("head") == 0 for line in lines)
+        hz.send_signal(signal.SIGINT)
+        assert hz.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("rich", [True, False], ids=["rich", "plain"])
+def test_ctrl_c_in_a_terminal_ends_it_with_0(rich: bool) -> None:
+    with shmflow.Topic("cam", "w", capacity="1 MiB") as writer:
+        writer.write(b"x")
+        with terminal("delay", "cam", rich=rich) as child:
+            before = settings(child)
+            child.expect("DELAY MEAN")
+            child.sendintr()
+            assert "^C" in end_of(child)
+            assert child.exitstatus == 0 and settings(child) == before
+
+
+def test_a_mistyped_name_suggests_the_nearest_and_none_says_how_to_make_one() -> None:
+    assert "shmflow pub cam --test-pattern" in run("bw", status=1).stderr
+    shmflow.Topic("camera", "w", capacity="1 MiB").close()
+    assert "did you mean 'camera'?" in run("delay", "camra", status=1).stderr
+    assert "-w" in run("hz", "-w", 1, status=2).stderr
+
+
+def test_a_window_keeps_the_last_of_one_generation() -> None:
+    window = Window(6)
+    with shmflow.Topic("imu", "w", capacity="1 MiB", depth=4) as writer:
+        with shmflow.Topic("imu", "monitor") as monitor:
+            for number in range(1, 4):
+                writer.write(np.zeros(number), timestamp_ns=number * 1000 * MS)
+            window.look(monitor, 1)
+            window.look(monitor, 1)
+            assert window.sizes() == [8, 16, 24] and window.gaps() == [1.0, 1.0]
+            for number in range(4, 11):  # of these, 4 to 6 are gone before the next look
+                writer.write(np.zeros(number), timestamp_ns=number * 1000 * MS)
+            window.look(monitor, 1)
+            assert [seq for seq, _, _ in window.messages] == [2, 3, 7, 8, 9, 10]
+            assert window.gaps() == [1.0] * 4, "3 to 7 is no gap between neighbours"
+            window.look(monitor, 2)
+            assert [seq for seq, _, _ in window.messages] == [7, 8, 9, 10]

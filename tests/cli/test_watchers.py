@@ -1,0 +1,121 @@
+"""What every command that only looks has in common: it is quick to start, and leaves no trace."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from shell import PATIENCE, digest, mappings_of, run_piped, running, until
+
+import shmflow
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of topics that no other test looks at."""
+    path = tmp_path / "topics"
+    path.mkdir()
+    monkeypatch.setenv("SHMFLOW_DIR", str(path))
+    return path
+
+
+HEAVY = ("numpy", "rich", "shmflow._core", "cv2", "starlette", "uvicorn")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = f"""
+import sys
+from shmflow.cli import COMMANDS, main
+for arguments in ([], *([name] for name in COMMANDS)):
+    main([*arguments, "--help"], standalone_mode=False)
+found = [name for name in {HEAVY!r} if name in sys.modules]
+assert not found, found
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, cwd="/"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    for word in ("ls", "info", "hz", "bw", "delay", "top", "rm", "clean"):
+        assert f"\n  {word} " in done.stdout
+
+
+@pytest.fixture
+def bash(tmp_path: Path) -> Callable[[str], list[str]]:
+    """What bash itself offers after these words and a Tab."""
+    program = tmp_path / "shmflow"
+    program.write_text(
+        f"#!{sys.executable}\nfrom shmflow.cli import main\nmain(prog_name='shmflow')\n"
+    )
+    program.chmod(0o755)
+    script = """
+        eval "$(_SHMFLOW_COMPLETE=bash_source shmflow)"
+        function=$(complete -p shmflow | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+        COMP_WORDS=("$@"); COMP_CWORD=$(( $# - 1 ))
+        $function "$1"
+        printf '%s\\n' "${COMPREPLY[@]}"
+        """
+
+    def offered(words: str) -> list[str]:
+        done = subprocess.run(
+            ["bash", "--norc", "-c", script, "bash", *words.split(" ")],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            cwd="/",
+            env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.split()
+
+    return offered
+
+
+def test_bash_completes_the_names_of_live_topics(bash: Callable[[str], list[str]]) -> None:
+    assert bash("shmflow info ") == []
+    for name in ("cam/left", "cam/right", "imu"):
+        shmflow.Topic(name, "w", capacity="1 MiB").close()
+    assert bash("shmflow info ca") == ["cam/left", "cam/right"]
+    assert bash("shmflow hz imu ") == ["cam/left", "cam/right", "imu"]
+    assert bash("shmflow rm im") == ["imu"]
+    assert bash("shmflow del") == ["delay"]
+    assert bash("shmflow top --sort h") == ["held"]
+
+
+WATCHERS = [
+    ("ls", "-v"),
+    ("info", "cam"),
+    ("hz", "-n", 1),
+    ("bw", "-n", 1),
+    ("delay", "-n", 1),
+    ("top", "-n", 2, "--every", "0.1"),
+    ("rm", "--dry-run", "cam"),
+    ("clean", "--dry-run"),
+]
+
+
+def test_looking_leaves_no_trace(folder: Path) -> None:
+    file = folder / "shmflow.cam"
+    with shmflow.Topic("cam", "w", capacity="1 MiB") as writer, shmflow.Topic("cam", "r") as reader:
+        for _ in range(20):
+            writer.write(np.zeros(5000, "u1"))
+        held = reader.read(0)
+        before = digest(file), writer.participants(), reader.stats()
+        run_piped(*WATCHERS)
+        assert (digest(file), writer.participants(), reader.stats()) == before
+        with running("top", "--every", "0.1") as top, running("hz") as hz:
+            for process in (top, hz):
+                until(lambda p=process: mappings_of(p.pid, file), "it maps the topic")
+                assert process.stdout is not None and process.stdout.readline()
+                assert mappings_of(process.pid, file) == {"r--s"}
+            assert (digest(file), writer.participants(), reader.stats()) == before
+        # This can tell: a participant that reads is seen in each of these facts.
+        with shmflow.Topic("cam", "r") as other:
+            other.read(0)
+            assert digest(file) != before[0] and len(writer.participants()) == 3
+            assert "rw-s" in mappings_of(os.getpid(), file)
+        del held
