@@ -236,10 +236,11 @@ asan:
 
 ## tsan: C tests with the thread sanitizer
 # Without address randomisation: older sanitizers know only some of the layouts newer kernels use.
+# Left out: the injected faults' own counters, which threads of the core pass by.
 .PHONY: tsan
 tsan: export TSAN_OPTIONS ?= halt_on_error=1
 tsan:
-	@CHECK_TIMEOUT_S=300 $(MAKE) ctests-tsan run='setarch $(shell uname -m) -R'
+	@CHECK_TIMEOUT_S=300 $(MAKE) ctests-tsan left_out=build/ctests/tsan/test_faults_public_points run='setarch $(shell uname -m) -R'
 
 ## weaken: one memory order after the other is weakened; the thread sanitizer must find each
 .PHONY: weaken
