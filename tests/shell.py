@@ -10,9 +10,10 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pexpect
@@ -72,20 +73,26 @@ def running(*args: object) -> Iterator[subprocess.Popen[str]]:
 
 @contextmanager
 def terminal(
-    *args: object, size: tuple[int, int] = (24, 110), rich: bool = True
+    *args: object,
+    size: tuple[int, int] = (24, 110),
+    rich: bool = True,
+    program: Sequence[str] = (),
+    env: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[pexpect.spawn[str]]:
-    """In a pseudo-terminal of so many lines and columns; rich: with it, or as if it were absent."""
+    """In a pseudo-terminal of so many lines and columns; rich: with it, or as if it were absent;
+    program: another one than shmflow."""
     if rich and importlib.util.find_spec("rich") is None:
         missing("rich")
-    start = COMMAND[1:] if rich else ["-c", WITHOUT_RICH]
+    words = [*(COMMAND if rich else [sys.executable, "-c", WITHOUT_RICH]), *map(str, args)]
+    command, *rest = program or words
     child = pexpect.spawn(
-        sys.executable,
-        [*start, *map(str, args)],
+        command,
+        rest,
         dimensions=size,
         timeout=PATIENCE,
         encoding="utf-8",
         cwd="/",
-        env=os.environ | {"TERM": "xterm-256color"},
+        env=os.environ | {"TERM": "xterm-256color"} | env,
     )
     try:
         yield child

@@ -48,11 +48,12 @@ class Bandwidth(Meter):
 
 @command_of("bw")
 def command(topics: Sequence[str], window: int, count: int | None, as_json: bool) -> None:
-    """How many bytes flow, each second, of the topics named or of all.
+    """How many bytes flow, in messages of what size.
 
-    BYTES counts what was written in the last second, by the writers' counters. The sizes are those
-    of the last messages, as many as -w says: of their data, without what the ring adds. No message
-    is read.
+    One line per second and topic, of the topics named or of all. BYTES counts what was written in
+    the last second, by the writers' counters. The sizes are those of the last messages, as many as
+    -w says, also from before the start: of their data, without what the ring adds. No message is
+    read.
 
     \b
     Exit status: 0 ended by -n or by Ctrl-C; 1 a topic is not there.

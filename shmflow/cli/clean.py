@@ -27,11 +27,11 @@ def text_of(cleaned: Cleaned, dry_run: bool) -> str:
 @click.option("--dry-run", is_flag=True, help="Only say what would be taken back.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON list.")
 def command(dry_run: bool, as_json: bool) -> None:
-    """Take back what dead processes left, in all topics that you may write.
+    """Take back what dead processes left.
 
-    That is: their places and what they held, temporary topics that nobody is attached to any more,
-    files of topics that were never finished. The living are not touched, and topics that somebody
-    may still want stay: `shmflow rm --idle` removes those.
+    In all topics that you may write, that is: their places and what they held, temporary topics
+    that nobody is attached to any more, files of topics that were never finished. The living are
+    not touched, and topics that somebody may still want stay: `shmflow rm --idle` removes those.
 
     \b
     Exit status: 0 done, also when there was nothing to do.

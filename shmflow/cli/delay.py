@@ -82,13 +82,13 @@ class Delay(Meter):
 
 @command_of("delay")
 def command(topics: Sequence[str], window: int, count: int | None, as_json: bool) -> None:
-    """How old messages are when they appear, each second, of the topics named or of all.
+    """How old messages are when they appear.
 
-    DELAY is the time from a message's stamp until this command saw it: it looks every millisecond,
-    so about so much may be its own; of messages that come closer together it sees the last. The
-    stamp is that of the publication, or what the writer gave as timestamp_ns, such as the moment of
-    exposure. BEHIND tells of the reader that is furthest behind: how many messages, and how long
-    these took to come. No message is read.
+    One line per second and topic, of the topics named or of all. DELAY is the time from a message's
+    stamp until this command saw it: it looks every millisecond, so about so much may be its own; of
+    messages that come closer together it sees the last. The stamp is that of the publication, or
+    what the writer gave as timestamp_ns, such as the moment of exposure. BEHIND tells of the reader
+    that is furthest behind: how many messages, and how long these took to come. No message is read.
 
     \b
     Exit status: 0 ended by -n or by Ctrl-C; 1 a topic is not there.

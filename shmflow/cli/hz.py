@@ -42,11 +42,12 @@ class Rate(Meter):
 
 @command_of("hz")
 def command(topics: Sequence[str], window: int, count: int | None, as_json: bool) -> None:
-    """How often messages come, each second, of the topics named or of all.
+    """How often messages come, and how evenly.
 
-    RATE counts all messages of the last second, by their numbers. The gaps are those between the
-    time stamps of messages that follow each other, as many as -w says; a stamp is when the message
-    was published, or what its writer gave as timestamp_ns. No message is read.
+    One line per second and topic, of the topics named or of all. RATE counts all messages of the
+    last second, by their numbers. The gaps are those between the time stamps of the last messages,
+    as many as -w says, also from before the start; a stamp is when the message was published, or
+    what its writer gave as timestamp_ns. No message is read.
 
     \b
     Exit status: 0 ended by -n or by Ctrl-C; 1 a topic is not there.

@@ -34,7 +34,7 @@ COLUMNS = (
     Column("BLOCKS", True),
     Column("WAITS", True),
     Column("STATE"),
-    Column("SINCE", True),
+    Column("ATTACHED", True),
 )
 
 
@@ -190,12 +190,13 @@ def cells(p: dict[str, Any]) -> list[str]:
 @click.argument("topic", type=TOPIC)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, with everything.")
 def command(topic: str, as_json: bool) -> None:
-    """Tell all of one topic: its layout, its newest message, everybody in it, who blocks whom.
+    """Tell all of one topic, and who blocks whom.
 
-    Rates are taken from two looks 0.5 s apart. LAG counts messages that a reader has yet to read;
-    HELD is what it looks at in the ring, WAITS how often a writer had to wait for room. Under the
-    table stands in words who is in whose way. The newest message is copied to be described; it is
-    not consumed.
+    Its layout and policy, its newest message, everybody in it, the living and the dead. Rates are
+    taken from two looks 0.5 s apart. LAG counts messages that a reader has yet to read; HELD is
+    what it looks at in the ring, WAITS how often a writer had to wait for room. Under the table
+    stands in words who is in whose way. The newest message is copied to be described; it is not
+    consumed.
 
     \b
     Exit status: 0 told; 1 the topic is not there or cannot be used.

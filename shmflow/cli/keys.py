@@ -56,9 +56,11 @@ class Keys:
             if os.isatty(fd) and os.tcgetpgrp(fd) == os.getpgrp():
                 self._before = termios.tcgetattr(fd)
                 self._fd = fd
-        if self._fd >= 0:
+        if self._fd >= 0 or sys.stdout.isatty():
             for number in (signal.SIGTERM, signal.SIGHUP):
-                self._handlers[number] = signal.signal(number, _end)
+                if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+                    self._handlers[number] = signal.signal(number, _end)
+        if self._fd >= 0:
             self._take()
         return self
 
@@ -105,7 +107,10 @@ class Keys:
             return []
         if not select.select([self._fd], [], [], max(0.0, seconds))[0]:
             return []
-        data = os.read(self._fd, 1024)
+        try:
+            data = os.read(self._fd, 1024)
+        except OSError:
+            data = b""
         if not data:  # the terminal is gone
             raise EOFError
         return parse_keys(data)

@@ -138,7 +138,8 @@ def command(topics: Sequence[str], verbose: bool, as_json: bool) -> None:
     `shmflow clean` takes back what they left), ended (shut down), or broken, with the reason.
 
     \b
-    Exit status: 0 listed, also when there is none; 1 a topic that was named is not there.
+    Exit status: 0 listed, also when there is none;
+    1 a topic that was named is not there.
     """
     from shmflow._names import names
     from shmflow.cli.watch import Watch

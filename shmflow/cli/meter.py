@@ -157,13 +157,13 @@ def run(
     as_json: bool,
 ) -> None:
     """Reports until the count is reached, or Ctrl-C, which is how it is meant to end."""
-    from shmflow.cli.watch import Watch
-
     asked = existing(topics) if topics else []
     if not topics:
         all_names()
     quiet = contextlib.nullcontext(show.print_json)
     try:
+        from shmflow.cli.watch import Watch
+
         with Watch(asked or None) as watch, quiet if as_json else show.live(EVERY) as picture:
             for flows in flows_of(watch, meter, count):
                 facts = facts_of(flows, asked, meter)

@@ -37,14 +37,16 @@ def idle_names(samples: Sequence[Sample]) -> list[str]:
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @click.option("-f", "--force", is_flag=True, help="No error for a topic that is not there.")
 def command(topics: Sequence[str], idle: bool, dry_run: bool, force: bool) -> None:
-    """Remove topics by name, in use or not; or, with --idle, all that nobody uses.
+    """Remove topics by name, or all that are idle.
 
-    Who is attached to a topic that is removed keeps what it has: views stay valid, readers drain it
-    and follow the next topic of that name. The memory goes with the last of them.
+    They may be in use. Who is attached to a topic that is removed keeps what it has: views stay
+    valid, readers drain it and follow the next topic of that name. The memory goes with the last of
+    them.
 
     \b
-    Exit status: 0 removed, or with --idle nothing to remove; 1 a topic is not there (but for -f)
-    or may not be removed, the others are removed all the same; 2 the command line is wrong.
+    Exit status: 0 removed, or with --idle nothing to remove;
+    1 a topic is not there (but for -f) or may not be removed, the others are;
+    2 the command line is wrong.
     """
     from shmflow import TopicNotFound, unlink
     from shmflow._admin import unlink_idle

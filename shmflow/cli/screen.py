@@ -6,6 +6,7 @@ standard output is no terminal, each picture is printed after the other.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from collections.abc import Sequence
@@ -49,11 +50,12 @@ class Screen:
             self._put(ENTER)
 
     def leave(self) -> None:
-        if self._rich is not None:
-            self._rich.stop()
-            self._rich = None
-        elif self.is_full:
-            self._put(LEAVE)
+        live, self._rich = self._rich, None
+        with contextlib.suppress(OSError):  # a terminal that is gone needs nothing
+            if live is not None:
+                live.stop()
+            elif self.is_full:
+                self._put(LEAVE)
 
     def draw(
         self,

@@ -249,10 +249,11 @@ def run(sort: str, every: float, count: int | None) -> None:
 )
 @click.option("-n", "--count", type=click.IntRange(min=1), help="End after this many pictures.")
 def command(sort: str, every: float, count: int | None) -> None:
-    """Watch all topics, live; they come and go as they are made and removed.
+    """Watch all topics, live.
 
-    On a terminal it fills the screen: q quits, s or the arrows choose the column to sort by, r
-    turns the order round, Ctrl-Z suspends. Else each picture is printed after the other.
+    They come and go as they are made and removed. On a terminal it fills the screen: q quits, s or
+    the arrows choose the column to sort by, r turns the order round, Ctrl-Z suspends. Else each
+    picture is printed after the other.
 
     LAG is that of the reader that is furthest behind, R and W are readers and writers, HELD what
     readers look at in the ring, LOST what was evicted before somebody read it. The bars show the

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import shlex
 import signal
 from pathlib import Path
 
 import numpy as np
-import pexpect
 import pytest
 from shell import COMMAND, PATIENCE, end_of, run, running, settings, terminal
 
@@ -72,18 +71,20 @@ def test_whatever_ends_it_the_terminal_is_as_it_was(topics: None, end: str, rich
         assert child.exitstatus == (0 if end == "Ctrl-C" else 143) and settings(child) == before
 
 
+def test_without_keys_it_says_how_to_quit_and_still_ends_tidily(topics: None) -> None:
+    line = shlex.join([*COMMAND, *FAST])
+    with terminal(program=("bash", "-c", f"exec {line} < /dev/null")) as child:
+        child.expect("many.*Ctrl-C quits")
+        child.kill(signal.SIGTERM)
+        child.expect_exact("\x1b[?1049l")
+        end_of(child)
+        assert child.exitstatus == 143
+
+
 def test_ctrl_z_gives_the_terminal_back_until_it_goes_on(topics: None) -> None:
-    line = " ".join([*COMMAND, *FAST])
-    shell = pexpect.spawn(
-        "bash",
-        ["--norc", "--noprofile", "-i"],
-        dimensions=(24, 110),
-        timeout=PATIENCE,
-        encoding="utf-8",
-        env=os.environ | {"TERM": "xterm-256color", "PS1": "ready> "},
-        cwd="/",
-    )
-    try:
+    line = shlex.join([*COMMAND, *FAST])
+    bash = ("bash", "--norc", "--noprofile", "-i")
+    with terminal(program=bash, env={"PS1": "ready> "}) as shell:
         shell.expect_exact("ready> ")
         shell.sendline(line)
         shell.expect("few.*q quit")
@@ -91,8 +92,8 @@ def test_ctrl_z_gives_the_terminal_back_until_it_goes_on(topics: None) -> None:
         shell.expect_exact("\x1b[?1049l")
         shell.expect("Stopped")
         shell.expect_exact("ready> ")
-        shell.sendline("stty -a | tr ';' '\\n' | grep -w icanon; fg")
-        shell.expect(" icanon")
+        shell.sendline("stty -a | grep -o ' icanon' | tr i I; fg")
+        shell.expect_exact(" Icanon")
         shell.expect_exact("\x1b[?1049h")
         shell.expect("few.*q quit")
         shell.send("q")
@@ -100,8 +101,6 @@ def test_ctrl_z_gives_the_terminal_back_until_it_goes_on(topics: None) -> None:
         shell.expect_exact("ready> ")
         shell.sendline("echo status $?; exit")
         shell.expect("status 0")
-    finally:
-        shell.close(force=True)
 
 
 def test_piped_it_prints_each_picture(topics: None) -> None:
