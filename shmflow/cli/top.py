@@ -46,6 +46,14 @@ class Row:
     def lost_per_s(self) -> float:
         return sum(self.flow.lost.values()) / self.flow.seconds if self.flow.seconds > 0 else 0.0
 
+    @property
+    def style(self) -> str | None:
+        """Red: writers wait for a reader; yellow: readers lose messages."""
+        now = self.flow.now
+        if any(p.lossless and p.lag >= now.depth for p in now.living):
+            return "red"
+        return "yellow" if self.lost_per_s else STYLES[now.state]
+
     def cells(self) -> list[str]:
         now = self.flow.now
         if now.error:
@@ -177,7 +185,7 @@ class Board:
             chosen = fitting(table, key.column, show.terminal_width())
             columns = [columns[at] for at in chosen]
             cells = [[row[at] for at in chosen] for row in cells]
-        screen.draw(self.above(), columns, cells, [STYLES[r.flow.now.state] for r in rows], below)
+        screen.draw(self.above(), columns, cells, [row.style for row in rows], below)
 
     def above(self) -> str:
         from shmflow._names import folder
@@ -257,7 +265,8 @@ def command(sort: str, every: float, count: int | None) -> None:
 
     LAG is that of the reader that is furthest behind, R and W are readers and writers, HELD what
     readers look at in the ring, LOST what was evicted before somebody read it. The bars show the
-    last pictures, the greatest value of each topic at full height.
+    last pictures, the greatest value of each topic at full height. A topic is red where writers
+    wait for a lossless reader, yellow where readers lose messages.
 
     \b
     Exit status: 0 ended by q, Ctrl-C or -n.

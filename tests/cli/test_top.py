@@ -12,7 +12,7 @@ from shell import COMMAND, PATIENCE, end_of, run, running, settings, terminal
 
 import shmflow
 from shmflow.cli.keys import parse_keys
-from shmflow.cli.top import KEYS, Board, fitting
+from shmflow.cli.top import KEYS, Board, Row, fitting
 from shmflow.cli.watch import Sample, flow_between
 
 
@@ -154,6 +154,22 @@ def test_rows_remember_what_flowed_and_are_sorted() -> None:
     assert board.sort == "name"
     board.add(flows[:1])
     assert list(board.rows) == ["a"]
+
+
+def test_colours_tell_who_waits_and_who_loses() -> None:
+    def row(**facts: object) -> Row:
+        empty = {"pid": 7, "command": "x", "mode": "r", "alive": True, "group": ""}
+        person = shmflow.Participant(
+            [(empty | facts).get(name, 0) for name in shmflow.Participant.__match_args__]
+        )
+        now = Sample("t", 1, "", 1, 20, 11, capacity=1000, depth=10, participants=(person,))
+        return Row(flow_between(samples("t", 10, 0), now))
+
+    assert row(lag=10).style is None
+    assert row(lag=10, lost=3).style == "yellow"
+    assert row(lag=9, lossless=True).style is None
+    assert row(lag=10, lossless=True).style == "red"
+    assert row(alive=False).style == "yellow"
 
 
 def test_a_narrow_terminal_drops_what_matters_least_but_not_what_is_sorted_by() -> None:
