@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import re
 import subprocess
@@ -17,8 +16,8 @@ from types import MappingProxyType
 from typing import Any
 
 import pexpect
+import pytest
 from click.testing import CliRunner, Result
-from needs import missing
 
 from shmflow.cli import main
 
@@ -81,8 +80,8 @@ def terminal(
 ) -> Iterator[pexpect.spawn[str]]:
     """In a pseudo-terminal of so many lines and columns; rich: with it, or as if it were absent;
     program: another one than shmflow."""
-    if rich and importlib.util.find_spec("rich") is None:
-        missing("rich")
+    if rich and not program:
+        pytest.importorskip("rich")
     words = [*(COMMAND if rich else [sys.executable, "-c", WITHOUT_RICH]), *map(str, args)]
     command, *rest = program or words
     child = pexpect.spawn(
