@@ -41,7 +41,14 @@ MORE_COLUMNS = (
     Column("POLICY"),
     Column("PATH"),
 )
-STYLES = {"live": None, "idle": "dim", "ended": "dim", "dead": "yellow", "broken": "red"}
+STYLES = {
+    "live": None,
+    "idle": "dim",
+    "ended": "dim",
+    "dead": "yellow",
+    "private": "dim",
+    "broken": "red",
+}
 
 
 def policy(layout: dict[str, Any]) -> list[str]:
@@ -135,7 +142,8 @@ def command(topics: Sequence[str], verbose: bool, as_json: bool) -> None:
 
     RATE is taken from two looks 0.3 s apart; AGE is that of the newest message, by its time stamp.
     STATE is live (somebody is attached), idle (nobody is), dead (only processes that were killed;
-    `shmflow clean` takes back what they left), ended (shut down), or broken, with the reason.
+    `shmflow clean` takes back what they left), ended (shut down), private (another user's) or
+    broken: these two with the reason.
 
     \b
     Exit status: 0 listed, also when there is none;

@@ -144,8 +144,13 @@ def facts_of(flows: Sequence[Flow], asked: Sequence[str], meter: Meter) -> list[
     there = {flow.now.name: flow for flow in flows}
     facts = []
     for name in sorted({*asked, *there}):
-        error = there[name].now.error if name in there else "it was removed"
-        facts.append({"name": name, "error": error} if error else meter.report(there[name]))
+        now = there[name].now if name in there else None
+        if now is None:
+            facts.append({"name": name, "state": "gone", "error": "it was removed"})
+        elif now.error:
+            facts.append({"name": name, "state": now.state, "error": now.error})
+        else:
+            facts.append(meter.report(there[name]))
     return facts
 
 
@@ -180,8 +185,7 @@ def run(
 def row_of(facts: dict[str, Any], columns: Sequence[Column], meter: Meter) -> list[str]:
     if "error" not in facts:
         return meter.cells(facts)
-    word = "gone" if facts["error"] == "it was removed" else "broken"
-    return [facts["name"], word, *[""] * (len(columns) - 2)]
+    return [facts["name"], facts["state"], *[""] * (len(columns) - 2)]
 
 
 def span(seconds: float | None) -> str:

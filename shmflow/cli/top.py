@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 
 SPARK = 10  # reports that are remembered and drawn
 
-STYLES = {"live": None, "idle": "dim", "ended": "dim", "dead": "yellow", "broken": "red"}
+STYLES = {
+    "live": None,
+    "idle": "dim",
+    "ended": "dim",
+    "dead": "yellow",
+    "private": "dim",
+    "broken": "red",
+}
 
 
 @dataclass(slots=True)

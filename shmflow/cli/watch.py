@@ -34,6 +34,7 @@ class Sample:
     capacity: int = 0
     depth: int = 0
     participants: tuple[Participant, ...] = ()
+    denied: bool = False  # the error is that this user may not look at it
 
     @property
     def living(self) -> list[Participant]:
@@ -68,9 +69,9 @@ class Sample:
     @property
     def state(self) -> str:
         """'live' (somebody is attached), 'idle' (nobody is), 'ended', 'dead' (only those that were
-        killed and not cleaned up), 'broken'."""
+        killed and not cleaned up), 'private' (not for this user), 'broken'."""
         if self.error:
-            return "broken"
+            return "private" if self.denied else "broken"
         if self.ended:
             return "ended"
         if self.living:
@@ -215,7 +216,8 @@ class Watch:
             return None
         except (Error, OSError, ValueError) as error:  # ValueError: a file that no topic is called
             self._drop(name)
-            return Sample(name, at, error=getattr(error, "strerror", None) or str(error))
+            text = getattr(error, "strerror", None) or str(error)
+            return Sample(name, at, error=text, denied=isinstance(error, PermissionError))
 
     def _drop(self, name: str) -> None:
         there = self._monitors.pop(name, None)

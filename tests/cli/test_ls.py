@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from needs import missing
 from shell import end_of, run, terminal
 
 import shmflow
+from shmflow.cli.watch import Watch
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +90,32 @@ def test_every_state_is_told(folder: Path, spawn: Callable[..., Any]) -> None:
     assert [name for name, _, _ in reasons] == ["not a name", "spoilt"]
     assert "is not a topic name" in reasons[0][2] and reasons[1][2] == found["spoilt"]["error"]
     assert "temporary" in more and live["path"] in more and "killed" not in more
+
+
+@pytest.fixture
+def reachable(topic_name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder of topics that other users can reach."""
+    path = Path("/dev/shm") / f"shmflow-ls-{topic_name}"
+    path.mkdir()
+    path.chmod(0o1777)
+    monkeypatch.setenv("SHMFLOW_DIR", str(path))
+    yield
+    shutil.rmtree(path)
+
+
+def test_the_topic_of_another_user_is_private_not_broken(reachable: None) -> None:
+    if os.geteuid() != 0:
+        missing("only root can become another user")
+    shmflow.Topic("theirs", "w", capacity="1 MiB").close()
+    shmflow.Topic("open", "w", capacity="1 MiB", permissions=0o644).close()
+    child = os.fork()
+    if child == 0:
+        os.setgroups([])
+        os.setgid(12345)
+        os.setuid(12345)
+        states = {s.name: s.state for s in Watch().sample()}
+        os._exit(0 if states == {"open": "idle", "theirs": "private"} else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_the_rate_is_that_of_now() -> None:

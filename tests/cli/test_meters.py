@@ -121,7 +121,9 @@ def test_a_topic_goes_and_comes_back() -> None:
         lines = map(json.loads, hz.stdout)
         assert next(lines)["head"] == 3
         shmflow.unlink("cam")
-        assert any(line == {"name": "cam", "error": "it was removed"} for line in lines)
+        assert any(
+            line == {"name": "cam", "state": "gone", "error": "it was removed"} for line in lines
+        )
         shmflow.Topic("cam", "w", capacity="1 MiB").close()
         assert any(line["name"] == "cam" and line.get("head") == 0 for line in lines)
         hz.send_signal(signal.SIGINT)
