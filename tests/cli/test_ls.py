@@ -151,6 +151,3 @@ def test_on_a_terminal_names_stay_whole_where_it_is_narrow() -> None:
         said = end_of(child)
         assert child.exitstatus == 0
     assert "robot/arm/left" in said and "─" in said and "idle" in said
-    with terminal("ls", rich=False) as child:
-        said = end_of(child)
-    assert "robot/arm/left" in said and "─" not in said

@@ -15,7 +15,9 @@ import pytest
 from shell import PATIENCE, end_of, run, run_piped, running, settings, terminal
 
 import shmflow
-from shmflow.cli.meter import Window
+from shmflow.cli.hz import COLUMNS, Rate
+from shmflow.cli.meter import Window, facts_of, flows_of, row_of
+from shmflow.cli.watch import Watch
 
 MS = 1_000_000
 
@@ -116,16 +118,25 @@ def test_a_topic_goes_and_comes_back() -> None:
     shmflow.Topic("keeps", "w", capacity="1 MiB").close()
     with shmflow.Topic("cam", "w", capacity="1 MiB") as first:
         first.write_many([1, 2, 3])
-    with running("hz", "--json", "cam", "keeps") as hz:
-        assert hz.stdout is not None
-        lines = map(json.loads, hz.stdout)
-        assert next(lines)["head"] == 3
+    asked = ["cam", "keeps"]
+    meter = Rate(10)
+    with Watch(asked) as watch:
+        told = (facts_of(flows, asked, meter) for flows in flows_of(watch, meter, None))
+        assert [(one["name"], one["head"]) for one in next(told)] == [("cam", 3), ("keeps", 0)]
         shmflow.unlink("cam")
-        assert any(
-            line == {"name": "cam", "state": "gone", "error": "it was removed"} for line in lines
-        )
-        shmflow.Topic("cam", "w", capacity="1 MiB").close()
-        assert any(line["name"] == "cam" and line.get("head") == 0 for line in lines)
+        gone = {"name": "cam", "state": "gone", "error": "it was removed"}
+        assert next(told)[0] == gone and row_of(gone, COLUMNS, meter)[:2] == ["cam", "gone"]
+        with shmflow.Topic("cam", "w", capacity="1 MiB") as second:
+            second.write(b"x")
+        assert [one["head"] for one in next(told)] == [1, 0]
+        assert [one["head"] for one in next(told)] == [1, 0]  # it is open since the last report
+        assert [seq for seq, _, _ in meter.window_of("cam").messages] == [1]
+
+
+def test_ctrl_c_in_a_pipe_ends_it_with_0() -> None:
+    shmflow.Topic("cam", "w", capacity="1 MiB").close()
+    with running("hz", "--json") as hz:
+        assert hz.stdout is not None and json.loads(hz.stdout.readline())["name"] == "cam"
         hz.send_signal(signal.SIGINT)
         assert hz.wait(PATIENCE) == 0
 

@@ -56,8 +56,7 @@ def test_keys_sort_and_q_quits(topics: None, rich: bool) -> None:
         assert child.exitstatus == 0 and settings(child) == before
 
 
-@pytest.mark.parametrize("rich", [True, False], ids=["rich", "plain"])
-@pytest.mark.parametrize("end", ["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize(("end", "rich"), [("Ctrl-C", True), ("SIGTERM", True), ("SIGTERM", False)])
 def test_whatever_ends_it_the_terminal_is_as_it_was(topics: None, end: str, rich: bool) -> None:
     with terminal(*FAST, rich=rich) as child:
         before = settings(child)

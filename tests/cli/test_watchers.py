@@ -89,7 +89,6 @@ def test_bash_completes_the_names_of_live_topics(bash: Callable[[str], list[str]
 WATCHERS = [
     ("ls", "-v"),
     ("info", "cam"),
-    ("hz", "-n", 1),
     ("bw", "-n", 1),
     ("delay", "-n", 1),
     ("top", "-n", 2, "--every", "0.1"),
