@@ -102,8 +102,8 @@ def command(
             f"    {sys.executable} -m pip install opencv-python-headless"
         )
 
-    from shmflow.cli.demo_frames import Source
     from shmflow.cli.demo_run import DemoError, run
+    from shmflow.cli.frames import Source
 
     source = Source(size or (1280, 720) if video is None else None, fps, video, camera)
     try:

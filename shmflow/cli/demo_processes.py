@@ -19,9 +19,9 @@ from itertools import count
 from typing import Literal
 
 import shmflow
-from shmflow.cli.demo_frames import Painter, Source, SourceError
 from shmflow.cli.demo_report import Reporter
-from shmflow.cli.demo_stamp import Frame, check, stamp
+from shmflow.cli.demo_stamp import check, stamp
+from shmflow.cli.frames import Frame, Painter, Source, SourceError, wait_until
 
 PRODUCER, KEEPER, HOARDER, VICTIM = "draws", "keeps up", "slow, hoards", "killed"
 
@@ -104,18 +104,6 @@ def send(topic: shmflow.Topic, painter: Painter, number: int) -> None:
     with topic.loan(painter.shape, "uint8", meta=IMAGE) as frame:
         painter.draw(frame, number)
         stamp(frame, number)
-
-
-def wait_until(due: float, fps: float | None) -> float:
-    """Sleep until `due`; when the next frame is due. After a hiccup the beat starts afresh."""
-    if fps is None:  # a camera has a beat of its own
-        return due
-    now = time.monotonic()
-    if now < due:
-        time.sleep(due - now)
-    elif now - due > 5 / fps:
-        due = now
-    return due + 1 / fps
 
 
 def read(job: Job, reporter: Reporter) -> None:

@@ -19,11 +19,11 @@ import numpy as np
 
 import shmflow
 from shmflow.cli.demo_children import Child, end_all
-from shmflow.cli.demo_frames import Source
 from shmflow.cli.demo_processes import HOARDER, KEEPER, PRODUCER, VICTIM, Go, Job
 from shmflow.cli.demo_report import Part
 from shmflow.cli.demo_summary import Outcome, failures, summary
 from shmflow.cli.demo_table import PlainView, RichView, open_view
+from shmflow.cli.frames import Source
 
 RING = (48, 24, 12)  # frames: as many as there is room for
 FIRST_KILL, KILL_EVERY = 1.5, 2.0  # seconds

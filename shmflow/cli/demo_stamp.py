@@ -10,10 +10,7 @@ from __future__ import annotations
 import struct
 import zlib
 
-import numpy as np
-import numpy.typing as npt
-
-Frame = npt.NDArray[np.uint8]
+from shmflow.cli.frames import Frame
 
 CRC = struct.Struct("<I")  # at 0: CRC-32 of every byte that follows
 NUMBER = struct.Struct("<Q")  # at 4: 1 for the first frame the producer sends

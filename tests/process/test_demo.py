@@ -278,8 +278,8 @@ def test_the_version_is_the_installed_one(run_python):
 
 
 def test_a_stamp_tells_a_frame_that_was_torn():
-    from shmflow.cli.demo_frames import Pattern, Source
     from shmflow.cli.demo_stamp import check, stamp
+    from shmflow.cli.frames import Pattern, Source
 
     pattern = Pattern(Source((320, 240)))
     frames = np.empty((2, *pattern.shape), dtype=np.uint8)
@@ -293,7 +293,7 @@ def test_a_stamp_tells_a_frame_that_was_torn():
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 4000), (4000, 33), (1280, 720)])
 def test_the_pattern_fits_any_size(size):
-    from shmflow.cli.demo_frames import Pattern, Source
+    from shmflow.cli.frames import Pattern, Source
 
     pattern = Pattern(Source(size))
     frame = np.empty(pattern.shape, dtype=np.uint8)

@@ -1,19 +1,20 @@
-"""Where the demo's frames come from: a test pattern, a clip, or a camera.
+"""Where frames come from: a test pattern, a clip, or a camera.
 
-Owns `Source` (what the command line asked for, plain data that travels to the producer) and the
-two things that fill a frame in place. Knows nothing of topics and processes.
+Owns `Source` (what the command line asked for, plain data that travels to the process that draws)
+the two things that fill a frame in place, and the beat that they keep. Knows nothing of topics and processes.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from shmflow.cli.demo_stamp import Frame
-
+Frame = npt.NDArray[np.uint8]
 Shape = tuple[int, int, int]
 
 # 3x5 digits, a row per character: 7 is three pixels, 5 the outer two.
@@ -27,6 +28,10 @@ class SourceError(Exception):
     """There are no frames to be had; the text says why."""
 
 
+class SourceEnd(SourceError):
+    """The clip is over, and was not to be played again."""
+
+
 @dataclass(frozen=True)
 class Source:
     """What to send. All None but `size` is the test pattern."""
@@ -35,6 +40,7 @@ class Source:
     fps: float | None = None
     video: str | None = None
     camera: int | None = None
+    again: bool = True  # a clip: from the beginning when it is over
 
     @property
     def text(self) -> str:
@@ -108,7 +114,7 @@ def _bounce(position: int, room: int) -> int:
 
 
 class Capture:
-    """A clip, played again and again, or a camera, decoded by OpenCV into the frame it is given."""
+    """A clip, or a camera, decoded by OpenCV into the frame it is given."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -126,6 +132,8 @@ class Capture:
     def draw(self, frame: Frame, number: int) -> None:
         ok, picture = self.capture.read(frame)
         if not ok and self.source.video is not None:
+            if not self.source.again:
+                raise SourceEnd(f"{self.source.text} is over")
             self.capture = self._open()
             ok, picture = self.capture.read(frame)
         if not ok:
@@ -156,3 +164,15 @@ class Capture:
         import cv2
 
         return float(self.capture.get(getattr(cv2, name)))
+
+
+def wait_until(due: float, fps: float | None) -> float:
+    """Sleep until `due`; when the next frame is due. After a hiccup the beat starts afresh."""
+    if fps is None:  # a camera has a beat of its own
+        return due
+    now = time.monotonic()
+    if now < due:
+        time.sleep(due - now)
+    elif now - due > 5 / fps:
+        due = now
+    return due + 1 / fps
