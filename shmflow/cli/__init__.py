@@ -27,6 +27,8 @@ COMMANDS = {
     "top": "shmflow.cli.top",
     "rm": "shmflow.cli.rm",
     "clean": "shmflow.cli.clean",
+    "echo": "shmflow.cli.echo",
+    "pub": "shmflow.cli.pub",
     "demo": "shmflow.cli.demo",
 }
 

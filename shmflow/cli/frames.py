@@ -1,7 +1,8 @@
 """Where frames come from: a test pattern, a clip, or a camera.
 
-Owns `Source` (what the command line asked for, plain data that travels to the process that draws)
-the two things that fill a frame in place, and the beat that they keep. Knows nothing of topics and processes.
+Owns `Source` (what the command line asked for, plain data that travels to the process that draws),
+the two things that fill a frame in place, and the beat that they keep. Knows nothing of topics and
+processes.
 """
 
 from __future__ import annotations

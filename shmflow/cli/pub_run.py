@@ -1,0 +1,233 @@
+"""The sending of ``shmflow pub``: opens the topic, waits for readers, keeps the pace, ends it well.
+
+Owns the topic from its opening to what becomes of it, the line that tells how it goes, and the
+summary. What is sent is somebody else's (pub_sources).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+import click
+
+import shmflow
+from shmflow import _core
+from shmflow._names import path_of
+from shmflow.cli import INTERRUPTED, show
+from shmflow.cli.frames import SourceError, wait_until
+from shmflow.cli.pub_sources import Piece, Stream
+
+RING = 16  # messages, as Topic chooses by itself
+LEAST = 1 << 20  # bytes
+LINE_EVERY = 0.2  # seconds
+LOOK = 0.05  # seconds between two looks for readers
+
+
+class Line:
+    """One line on stderr that tells how it goes, rewritten in place; nothing if no terminal."""
+
+    def __init__(self) -> None:
+        self.shows = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        self.due = 0.0
+
+    def tell(self, text: str) -> None:
+        if self.shows:
+            sys.stderr.write("\r\x1b[K" + text[: show.terminal_width() - 1])
+            sys.stderr.flush()
+
+    def is_due(self) -> bool:
+        if not self.shows or (now := time.monotonic()) < self.due:
+            return False
+        self.due = now + LINE_EVERY
+        return True
+
+    def clear(self) -> None:
+        self.tell("")
+
+
+class Sender:
+    """What was sent so far to an open topic."""
+
+    def __init__(self, topic: shmflow.Topic) -> None:
+        self.topic = topic
+        self.messages = 0
+        self.bytes = 0
+        self.began = time.monotonic()
+        self.first = self.last = 0.0
+
+    def send(self, piece: Piece) -> bool:
+        """False when there was nothing to fill the message with: the input is over."""
+        if piece.fill is None:
+            self.topic.write(piece.data, meta=piece.meta)
+        else:
+            loan = self.topic.loan(piece.shape, piece.dtype, meta=piece.meta)
+            try:
+                if not piece.fill(loan.array):
+                    loan.discard()
+                    return False
+                loan.publish()
+            except BaseException:
+                loan.discard()
+                raise
+        self.messages += 1
+        self.bytes += piece.nbytes
+        self.last = time.monotonic()
+        self.first = self.first or self.last
+        return True
+
+    @property
+    def hz(self) -> float:
+        """Of the gaps between the first message and the last."""
+        return (self.messages - 1) / max(self.last - self.first, 1e-9) if self.messages > 1 else 0.0
+
+    def text(self) -> str:
+        return (
+            f"{messages_text(self.messages)}  {show.rate(self.hz)} Hz  "
+            f"{show.size(self.hz * self.bytes / max(self.messages, 1))}/s  "
+            f"{readers_text(self.topic.readers)}"
+        )
+
+
+def messages_text(count: int) -> str:
+    return f"{count:,} message{'s' * (count != 1)}"
+
+
+def readers_text(count: int) -> str:
+    return f"{count} reader{'s' * (count != 1)}"
+
+
+def open_topic(
+    name: str, piece: Piece, capacity: int | None, depth: int | None
+) -> tuple[shmflow.Topic, bool]:
+    """The topic to write to, and whether it was made here. Who is attached to it keeps it as it
+    is, unless a size was asked for; one that lies idle is made to fit."""
+    live, before = is_live(name), _core._identity(path_of(name))
+    if live and capacity is None and depth is None:
+        return shmflow.Topic(name, "w", create=False), False
+    if capacity is None and not live:
+        capacity = max(RING * piece.nbytes, LEAST)
+    topic = shmflow.Topic(name, "w", capacity=capacity, depth=depth)
+    return topic, _core._identity(path_of(name)) != before
+
+
+def is_live(name: str) -> bool:
+    """Is there a topic that flows, with somebody attached?"""
+    try:
+        with shmflow.Topic(name, "monitor", create=False) as monitor:
+            return not monitor.ended and any(p.alive for p in monitor.participants())
+    except (shmflow.Error, OSError):  # not there, or not usable: opening it will say what it is
+        return False
+
+
+def await_readers(topic: shmflow.Topic, wanted: int, line: Line) -> None:
+    """Come back when so many readers are attached; tells how many have come."""
+    there = -1
+    while topic.readers < wanted:
+        if topic.readers != there:
+            there = topic.readers
+            text = f"{topic.name}: {there} of {readers_text(wanted)}"
+            if line.shows:
+                line.tell(f"{text}  Ctrl-C ends it")
+            else:
+                click.echo(f"{text}, waiting", err=True)
+        time.sleep(LOOK)
+    line.clear()
+
+
+def flow(sender: Sender, pieces: Iterator[Piece], rate: float | None, line: Line) -> None:
+    """Send all of it at its pace."""
+    due = time.monotonic()
+    for piece in pieces:
+        due = wait_until(due, rate)
+        if not sender.send(piece):
+            return
+        if line.is_due():
+            line.tell(f"{sender.topic.name}  {sender.text()}  Ctrl-C ends it")
+
+
+def end(topic: shmflow.Topic, made: bool, keep: bool, interrupted: bool) -> str:
+    """Shut the stream down if that is ours to do; what became of the topic, in words."""
+    if topic.ended:
+        return "the topic was shut down by somebody else"
+    others = sum("w" in p.mode and p.alive for p in topic.participants()) - 1
+    if keep:
+        return "the topic stays, open for other writers"
+    if others > 0:
+        return f"the topic goes on: {others} other writer{'s are' if others > 1 else ' is'} there"
+    topic.shutdown()
+    if interrupted and made:
+        topic.unlink()
+        return "the stream is ended, the topic removed"
+    return f"the stream is ended; the topic stays until: shmflow rm {topic.name}"
+
+
+@contextlib.contextmanager
+def sigterm_as_exit() -> Iterator[None]:
+    """SIGTERM leaves through the same doors as Ctrl-C."""
+
+    def leave(signum: int, frame: FrameType | None) -> None:
+        sys.exit(128 + signum)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def run(
+    name: str,
+    stream: Stream,
+    *,
+    readers: int | None,
+    count: int | None,
+    capacity: int | None,
+    depth: int | None,
+    keep: bool,
+) -> int:
+    """Send it all; the exit status. Raises SourceError, and shmflow's own."""
+    pieces = itertools.islice(stream.pieces, count)
+    first = next(pieces, None)
+    if first is None:
+        raise SourceError(f"{stream.title}: there is nothing in it to send")
+    topic, made = open_topic(name, first, capacity, depth)
+    line = Line()
+    sender = Sender(topic)
+    leaving: BaseException | None = None
+    with contextlib.ExitStack() as stack:
+        stack.callback(topic.close)
+        stack.enter_context(sigterm_as_exit())
+        try:
+            if readers:
+                await_readers(topic, readers, line)
+            sender.began = time.monotonic()
+            flow(sender, itertools.chain([first], pieces), stream.rate, line)
+        except shmflow.Closed:
+            if not topic.ended:
+                raise
+        except (KeyboardInterrupt, SystemExit) as error:
+            leaving = error
+        except BaseException:  # the readers' loops are to end all the same
+            line.clear()
+            end(topic, made, keep, interrupted=False)
+            raise
+        seconds = time.monotonic() - sender.began
+        line.clear()
+        reading = topic.readers
+        outcome = end(topic, made, keep, leaving is not None)
+    pace = f", {show.rate(sender.hz)} Hz" if sender.messages > 1 else ""
+    click.echo(
+        f"{messages_text(sender.messages)} ({show.size(sender.bytes)}) from {stream.title} to "
+        f"{name!r} in {show.span(seconds)}{pace}; {readers_text(reading)}; {outcome}",
+        err=True,
+    )
+    if isinstance(leaving, SystemExit):
+        raise leaving
+    return INTERRUPTED if leaving is not None and not (stream.endless and count is None) else 0
