@@ -29,6 +29,7 @@ COMMANDS = {
     "clean": "shmflow.cli.clean",
     "echo": "shmflow.cli.echo",
     "pub": "shmflow.cli.pub",
+    "doctor": "shmflow.cli.doctor",
     "demo": "shmflow.cli.demo",
 }
 

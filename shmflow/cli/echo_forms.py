@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -137,7 +137,7 @@ def nested(array: Any) -> Any:
 def as_json(message: Message, fields: Sequence[str]) -> dict[str, Any]:
     """The fields as one object; the stamp in ns since 1970, as `stamp_ns`."""
     array = message.array
-    values = {
+    values: dict[str, Callable[[], Any]] = {
         "seq": lambda: message.seq,
         "stamp": lambda: message.timestamp_ns,
         "dtype": lambda: array.dtype.str if array.dtype.names is None else str(array.dtype),

@@ -1,0 +1,109 @@
+"""The self-test of ``shmflow doctor``: a message there and back, and the death of a reader.
+
+Owns two temporary topics and one child process, and leaves neither behind. The child is this module
+run as a program.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+import shmflow
+from shmflow.cli.doctor_checks import Finding
+
+PATIENCE = 20.0  # seconds, for a machine that is busy
+SHAPE = (64, 1024)  # bytes: large enough to be read without a copy
+ROUNDS = 50
+NAME = "self-test"
+
+
+def answer(name: str) -> None:
+    """The child: sends back what comes, and holds on to it."""
+    with (
+        shmflow.Topic(f"{name}/there", "r", create=False) as there,
+        shmflow.Topic(f"{name}/back", "w", create=False) as back,
+    ):
+        kept = []
+        back.write(0)
+        while True:
+            kept.append(there.read(timeout=PATIENCE))
+            back.write(int(kept[-1].sum()))
+
+
+def trial() -> Finding:
+    """Write, read, kill, go on, clean up."""
+    name = f"doctor-{os.getpid()}"
+    try:
+        with (
+            shmflow.Topic(f"{name}/there", capacity="1 MiB", temporary=True) as there,
+            shmflow.Topic(f"{name}/back", capacity="1 MiB", temporary=True) as back,
+        ):
+            round_trip = _with_child(name, there, back)
+            _after_death(there)
+    except (shmflow.Error, OSError, RuntimeError) as error:
+        return Finding(NAME, "bad", f"{type(error).__name__}: {error}", "please report this")
+    found = (
+        f"64 KiB there and back between two processes in {round_trip * 1e6:.0f} µs; a reader was "
+        "killed, the writer went on, nothing is left"
+    )
+    return Finding(NAME, "OK", found)
+
+
+def _with_child(name: str, there: shmflow.Topic, back: shmflow.Topic) -> float:
+    """Median seconds of a round trip with a child, which is killed then."""
+    # It finds the packages where this process found them, also when run from a checkout.
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    child = subprocess.Popen(
+        [sys.executable, "-P", "-m", "shmflow.cli.doctor_trial", name],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": path},
+        process_group=0,  # Ctrl-C reaches the parent alone
+    )
+    try:
+        back.read(timeout=PATIENCE)
+        times = []
+        for number in range(ROUNDS):
+            began = time.perf_counter()
+            there.write(np.full(SHAPE, number, dtype=np.uint8))
+            got = int(back.read(timeout=PATIENCE))
+            times.append(time.perf_counter() - began)
+            if got != number * SHAPE[0] * SHAPE[1]:
+                raise RuntimeError(f"a message arrived changed: its sum is {got}")
+        return float(np.median(times))
+    except shmflow.Empty as error:
+        if child.poll() is None:
+            raise
+        words = child.stderr.read().decode(errors="replace").strip() if child.stderr else ""
+        raise RuntimeError(
+            f"the child process ended: {words.splitlines()[-1:] or child.returncode}"
+        ) from error
+    finally:
+        child.kill()
+        child.wait()
+        if child.stderr is not None:
+            child.stderr.close()
+
+
+def _after_death(there: shmflow.Topic) -> None:
+    """The ring goes on past what the dead one held, and its place is taken back."""
+    for number in range(100):
+        there.write(np.full(SHAPE, number, dtype=np.uint8), timeout=PATIENCE)
+    deadline = time.monotonic() + PATIENCE
+    while any(p.pid != os.getpid() and p.alive for p in there.participants()):
+        if time.monotonic() > deadline:
+            raise RuntimeError("the killed process still counts as alive")
+        time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    try:
+        answer(sys.argv[1])
+    except (shmflow.Error, OSError):  # the parent is gone, or says why itself
+        raise SystemExit(1) from None
