@@ -30,6 +30,7 @@ COMMANDS = {
     "echo": "shmflow.cli.echo",
     "pub": "shmflow.cli.pub",
     "doctor": "shmflow.cli.doctor",
+    "bench": "shmflow.cli.bench",
     "demo": "shmflow.cli.demo",
 }
 

@@ -101,7 +101,7 @@ def findings() -> Iterator[Finding]:
     yield checks.kernel(platform.release())
     yield checks.processors(root, platform.machine(), len(os.sched_getaffinity(0)))
     yield checks.clock(root, clock_cost())
-    yield checks.huge_pages(root)
+    yield checks.huge_pages(root, where)
     container = checks.container(root, os.environ, where)
     yield container
     place = checks.location(root, where, bool(os.environ.get("SHMFLOW_DIR")))

@@ -105,35 +105,38 @@ def cpu_quota(root: Path) -> float | None:
     return min(quotas, default=None)
 
 
-def huge_pages(root: Path) -> Finding:
-    """Whether shared memory may have huge pages: for information."""
-    states = text(root, "/sys/kernel/mm/transparent_hugepage/shmem_enabled")
-    chosen = re.search(r"\[(\w+)\]", states)
+def huge_pages(root: Path, folder: str) -> Finding:
+    """Whether topics may have huge pages: the mount says so, the kernel may overrule it."""
+    chosen = re.search(
+        r"\[(\w+)\]", text(root, "/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+    )
+    mounted = re.search(r"\bhuge=(\w+)", mount_of(root, folder)[1])
+    if chosen and chosen[1] in ("deny", "force"):
+        return Finding("huge pages", "OK", f"the kernel's shmem_enabled says: {chosen[1]}")
     if chosen is None:
         return Finding("huge pages", "OK", "the kernel has none for shared memory")
-    found = f"transparent huge pages of shared memory: {chosen[1]}"
-    if chosen[1] in ("never", "deny"):
-        todo = "nothing has to be done; 'advise' may speed up topics of many MiB"
-        return Finding("huge pages", "OK", found, todo)
-    return Finding("huge pages", "OK", found)
+    if mounted is None or mounted[1] in ("never", "advise"):
+        todo = f"nothing to do; for large topics: mount -o remount,huge=within_size {folder}"
+        return Finding("huge pages", "OK", f"{folder} has pages of 4 KiB", todo)
+    return Finding("huge pages", "OK", f"{folder} is mounted with huge={mounted[1]}")
 
 
 # ---- where topics lie ----------------------------------------------------------------------------
 
 
-def filesystem(root: Path, folder: str) -> str:
-    """The type of the file system that a folder is on; '' if unknown."""
-    best, kind = "", ""
+def mount_of(root: Path, folder: str) -> tuple[str, str]:
+    """The type and the options of the file system that a folder is on; '' if unknown."""
+    best, kind, options = "", "", ""
     for line in text(root, "/proc/self/mountinfo").splitlines():
         left, _, right = line.partition(" - ")
-        fields = left.split()
-        if len(fields) < 5 or not right:
+        fields, details = left.split(), right.split()
+        if len(fields) < 5 or len(details) < 3:
             continue
         point = fields[4].replace("\\040", " ")
         inside = folder == point or folder.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best):
-            best, kind = point, right.split()[0]
-    return kind
+            best, kind, options = point, details[0], details[2]
+    return kind, options
 
 
 def location(root: Path, folder: str, chosen: bool) -> Finding:
@@ -144,7 +147,7 @@ def location(root: Path, folder: str, chosen: bool) -> Finding:
         return Finding("folder", "bad", f"{where} is not there", todo)
     if not os.access(folder, os.W_OK | os.X_OK):
         return Finding("folder", "bad", f"{where} cannot be written", "chmod 1777, as its owner")
-    kind = filesystem(root, folder)
+    kind = mount_of(root, folder)[0]
     found = f"{where}, {kind or 'file system unknown'}"
     if kind in REMOTE or kind.startswith("fuse"):
         todo = "memory of such a file system is not shared reliably: take one of tmpfs"

@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
-import signal
-import sys
 import time
 from collections.abc import Iterator
-from types import FrameType
 
 import click
 
@@ -22,34 +18,13 @@ from shmflow import _core
 from shmflow._names import path_of
 from shmflow.cli import INTERRUPTED, show
 from shmflow.cli.frames import SourceError, wait_until
+from shmflow.cli.leaving import sigterm_as_exit
 from shmflow.cli.pub_sources import Piece, Stream
+from shmflow.cli.show import StatusLine
 
 RING = 16  # messages, as Topic chooses by itself
 LEAST = 1 << 20  # bytes
-LINE_EVERY = 0.2  # seconds
 LOOK = 0.05  # seconds between two looks for readers
-
-
-class Line:
-    """One line on stderr that tells how it goes, rewritten in place; nothing if no terminal."""
-
-    def __init__(self) -> None:
-        self.shows = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-        self.due = 0.0
-
-    def tell(self, text: str) -> None:
-        if self.shows:
-            sys.stderr.write("\r\x1b[K" + text[: show.terminal_width() - 1])
-            sys.stderr.flush()
-
-    def is_due(self) -> bool:
-        if not self.shows or (now := time.monotonic()) < self.due:
-            return False
-        self.due = now + LINE_EVERY
-        return True
-
-    def clear(self) -> None:
-        self.tell("")
 
 
 class Sender:
@@ -126,7 +101,7 @@ def is_live(name: str) -> bool:
         return False
 
 
-def await_readers(topic: shmflow.Topic, wanted: int, line: Line) -> None:
+def await_readers(topic: shmflow.Topic, wanted: int, line: StatusLine) -> None:
     """Come back when so many readers are attached; tells how many have come."""
     there = -1
     while topic.readers < wanted:
@@ -141,7 +116,7 @@ def await_readers(topic: shmflow.Topic, wanted: int, line: Line) -> None:
     line.clear()
 
 
-def flow(sender: Sender, pieces: Iterator[Piece], rate: float | None, line: Line) -> None:
+def flow(sender: Sender, pieces: Iterator[Piece], rate: float | None, line: StatusLine) -> None:
     """Send all of it at its pace."""
     due = time.monotonic()
     for piece in pieces:
@@ -168,20 +143,6 @@ def end(topic: shmflow.Topic, made: bool, keep: bool, interrupted: bool) -> str:
     return f"the stream is ended; the topic stays until: shmflow rm {topic.name}"
 
 
-@contextlib.contextmanager
-def sigterm_as_exit() -> Iterator[None]:
-    """SIGTERM leaves through the same doors as Ctrl-C."""
-
-    def leave(signum: int, frame: FrameType | None) -> None:
-        sys.exit(128 + signum)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def run(
     name: str,
     stream: Stream,
@@ -198,7 +159,7 @@ def run(
     if first is None:
         raise SourceError(f"{stream.title}: there is nothing in it to send")
     topic, made = open_topic(name, first, capacity, depth)
-    line = Line()
+    line = StatusLine()
     sender = Sender(topic)
     leaving: BaseException | None = None
     with contextlib.ExitStack() as stack:

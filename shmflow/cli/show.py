@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+STATUS_EVERY = 0.2  # seconds between two states of a status line
 BARS = " ▁▂▃▄▅▆▇█"
 
 
@@ -160,6 +161,28 @@ def live(every: float, full_screen: bool = False) -> Iterator[Callable[[Any], No
         sys.stdout.flush()
 
     yield echo
+
+
+class StatusLine:
+    """One line on stderr that tells how it goes, rewritten in place; nothing if no terminal."""
+
+    def __init__(self) -> None:
+        self.shows = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        self.due = 0.0
+
+    def tell(self, text: str) -> None:
+        if self.shows:
+            sys.stderr.write("\r\x1b[K" + text[: terminal_width() - 1])
+            sys.stderr.flush()
+
+    def is_due(self) -> bool:
+        if not self.shows or (now := time.monotonic()) < self.due:
+            return False
+        self.due = now + STATUS_EVERY
+        return True
+
+    def clear(self) -> None:
+        self.tell("")
 
 
 def ticks(every: float, count: int | None = None) -> Iterator[float]:

@@ -1,0 +1,233 @@
+"""`shmflow pub`: what it sends is what is read, and what becomes of the topic."""
+
+from __future__ import annotations
+
+import signal
+
+import numpy as np
+import pytest
+from terminal import InTerminal, Piped, shmflow
+
+import shmflow as sf
+
+cv2 = pytest.importorskip("cv2")
+
+
+def read_all(name: str) -> list[sf.Message]:
+    """All messages of a stream that was shut down."""
+    with sf.Topic(name, "r") as topic:
+        return list(topic.messages(timeout=20, copy=True))
+
+
+@pytest.fixture
+def picture(tmp_path):
+    rng = np.random.default_rng(1)
+    array = rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "picture.png"), array)
+    return tmp_path / "picture.png", array
+
+
+@pytest.fixture
+def clip(tmp_path):
+    path = tmp_path / "clip.avi"
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, (64, 48))
+    for number in range(12):
+        video.write(np.full((48, 64, 3), 20 * number, dtype=np.uint8))
+    video.release()
+    return path
+
+
+# ---- what is sent --------------------------------------------------------------------------------
+
+
+def test_arrays_and_pictures_arrive_as_they_are(topic_name, tmp_path, picture):
+    grid = np.arange(12.0).reshape(3, 4)
+    np.save(tmp_path / "grid.npy", grid)
+    np.savez(tmp_path / "two.npz", a=np.array([1, 2], ">i2"), b=np.float32(3))
+    path, pixels = picture
+    status, out, err = shmflow(
+        "pub", topic_name, tmp_path / "grid.npy", tmp_path / "two.npz", path, "-r", "1000"
+    )
+    assert (status, out) == (0, ""), err
+    assert "4 messages" in err and "from 3 files" in err and "the stream is ended" in err
+    got = read_all(topic_name)
+    for message, sent in zip(got, [grid, np.array([1, 2]), np.float32(3), pixels], strict=True):
+        assert np.array_equal(message.array, sent)
+    assert [m.meta.get("name") for m in got] == [None, "a", "b", None]
+    assert got[1].array.dtype == np.dtype(">i2")
+    assert got[3].meta == {"file": "picture.png", "encoding": "bgr8"}
+
+
+def test_a_clip_is_decoded_frame_by_frame_and_ends(topic_name, clip):
+    status, _, err = shmflow("pub", topic_name, clip, "-r", "1000")
+    assert status == 0 and "12 messages" in err
+    means = [message.array.mean() for message in read_all(topic_name)]
+    assert means == pytest.approx([20 * number for number in range(12)], abs=3)
+
+
+def test_a_clip_and_a_picture_come_in_the_size_asked_for(topic_name, clip, picture):
+    status, _, err = shmflow("pub", topic_name, clip, picture[0], "--size", "40x32", "-r", "1000")
+    assert status == 0, err
+    assert {message.array.shape for message in read_all(topic_name)} == {(32, 40, 3)}
+
+
+def test_loop_begins_again_until_the_count(topic_name, picture, tmp_path):
+    np.save(tmp_path / "one.npy", 1)
+    status, _, err = shmflow(
+        "pub", topic_name, picture[0], tmp_path / "one.npy", *"--loop -n 5 -r 1000".split()
+    )
+    assert status == 0, err
+    assert [message.array.ndim for message in read_all(topic_name)] == [3, 0, 3, 0, 3]
+
+
+def test_a_grey_picture_without_opencv_is_read_by_pillow(topic_name, tmp_path, monkeypatch):
+    pytest.importorskip("PIL")
+    from shmflow.cli import pub_sources
+
+    grey, colour = np.zeros((32, 40), np.uint8), np.zeros((32, 40, 3), np.uint8)
+    colour[:, :, 0] = 200  # blue, as OpenCV writes it
+    cv2.imwrite(str(tmp_path / "grey.png"), grey)
+    cv2.imwrite(str(tmp_path / "colour.png"), colour)
+    find = pub_sources.importlib.util.find_spec
+    monkeypatch.setattr(
+        pub_sources.importlib.util, "find_spec", lambda name: None if name == "cv2" else find(name)
+    )
+    grey_piece = pub_sources._picture(str(tmp_path / "grey.png"), None)
+    assert (grey_piece.shape, grey_piece.meta["encoding"]) == ((32, 40), "mono8")
+    colour_piece = pub_sources._picture(str(tmp_path / "colour.png"), (20, 16))
+    assert colour_piece.shape == (16, 20, 3) and (colour_piece.data[:, :, 0] == 200).all()
+
+
+def test_lines_of_stdin_are_messages(topic_name):
+    status, _, err = shmflow("pub", topic_name, "--stdin", stdin="eins\n\nzwölf".encode())
+    assert status == 0, err
+    got = [message.array.tobytes().decode() for message in read_all(topic_name)]
+    assert got == ["eins", "", "zwölf"]
+
+
+def test_raw_arrays_of_stdin_are_cut_by_their_shape(topic_name):
+    data = np.arange(3 * 50 * 40, dtype="<u2").reshape(3, 50, 40)
+    words = ["--stdin", "--shape", "50x40", "--dtype", "uint16"]
+    status, _, err = shmflow("pub", topic_name, *words, stdin=data.tobytes())
+    assert status == 0, err
+    assert np.array_equal([message.array for message in read_all(topic_name)], data)
+
+
+def test_raw_data_that_ends_within_an_array_is_an_error(topic_name):
+    words = ["--stdin", "--shape", "50x40"]
+    status, _, err = shmflow("pub", topic_name, *words, stdin=bytes(2001))
+    assert status == 1 and "1 of 2000 bytes" in err
+    assert len(read_all(topic_name)) == 1  # the stream is ended all the same
+
+
+# ---- readers and the topic -----------------------------------------------------------------------
+
+
+def test_it_waits_for_readers_and_they_get_the_first_message(topic_name, picture):
+    with Piped("pub", topic_name, picture[0], "-w", "1") as pub:
+        assert pub.process.stderr.readline() == f"{topic_name}: 0 of 1 reader, waiting\n"
+        got = read_all(topic_name)
+        status, _, err = pub.finish()
+    assert status == 0 and "1 reader;" in err
+    assert [message.seq for message in got] == [1]
+
+
+def test_what_is_there_with_readers_is_joined_as_it_is(topic_name, picture):
+    with sf.Topic(topic_name, "rw", capacity="3 MiB") as there:
+        there.write(1)
+        status, _, err = shmflow("pub", topic_name, picture[0], "--keep")
+        assert status == 0 and "the topic stays, open for other writers" in err
+        assert there.head == 2 and not there.ended and there.generation == 1
+
+
+def test_other_writers_keep_the_stream(topic_name, picture):
+    with sf.Topic(topic_name, "w") as there:
+        there.write(1)
+        status, _, err = shmflow("pub", topic_name, picture[0])
+        assert status == 0 and "1 other writer is there" in err
+        assert there.write(2) == 3
+
+
+def test_an_idle_topic_that_is_too_small_is_made_anew(topic_name, tmp_path):
+    with sf.Topic(topic_name, "w", capacity="1 MiB") as there:
+        there.write(1)
+    np.save(tmp_path / "large.npy", np.zeros(2_000_000, np.uint8))
+    status, _, err = shmflow("pub", topic_name, tmp_path / "large.npy")
+    assert status == 0, err
+    assert [message.array.nbytes for message in read_all(topic_name)] == [2_000_000]
+
+
+def test_ctrl_c_ends_the_pattern_and_removes_the_topic(topic_name, shm_dir):
+    with InTerminal("pub", topic_name, "--test-pattern", "--size", "64x48", "-r", "100") as pub:
+        pub.expect(r"\d+ messages .* Hz .* 0 readers +Ctrl-C ends it")
+        assert pub.ctrl_c() == 0
+        assert "the stream is ended, the topic removed" in pub.before
+    assert not list(shm_dir.glob(f"*{topic_name}*"))
+
+
+def test_readers_drain_what_ctrl_c_ended(topic_name):
+    with Piped("pub", topic_name, "--test-pattern", "--size", "64x48", "-w", "1") as pub:
+        with sf.Topic(topic_name, "r") as reader:
+            reader.read(timeout=20)
+            status, _, _ = pub.interrupt()
+            left = list(reader)  # ends
+            assert status == 0 and all(frame.shape == (48, 64, 3) for frame in left)
+
+
+def test_ctrl_c_before_the_end_of_files_is_130(topic_name, picture, shm_dir):
+    with InTerminal("pub", topic_name, picture[0], picture[0], "-r", "0.01") as pub:
+        pub.expect("1 message ")
+        assert pub.ctrl_c() == 130
+    assert not list(shm_dir.glob(f"*{topic_name}*"))
+
+
+def test_sigterm_leaves_as_clean(topic_name, shm_dir):
+    with Piped("pub", topic_name, "--test-pattern", "-w", "1") as pub:
+        pub.process.stderr.readline()
+        status, _, err = pub.interrupt(signal.SIGTERM)
+    assert status == 143 and "the topic removed" in err
+    assert not list(shm_dir.glob(f"*{topic_name}*"))
+
+
+def test_a_topic_that_was_there_before_survives_ctrl_c(topic_name):
+    with sf.Topic(topic_name, "w", capacity="4 MiB") as there:
+        there.write(7)
+    with Piped("pub", topic_name, "--test-pattern", "--size", "64x48", "-w", "1") as pub:
+        pub.process.stderr.readline()
+        pub.interrupt()
+    assert [message.array for message in read_all(topic_name)] == [7]
+
+
+def test_a_stream_that_somebody_shuts_down_is_ended(topic_name):
+    with Piped("pub", topic_name, "--test-pattern", "--size", "64x48", "-w", "1") as pub:
+        with sf.Topic(topic_name, "r") as reader:
+            reader.read(timeout=20)
+            reader.shutdown()
+            status, _, err = pub.finish()
+    assert status == 0 and "was shut down by somebody else" in err
+
+
+# ---- what is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "text"),
+    [
+        ([], 2, "say one thing to send"),
+        (["--stdin", "--test-pattern"], 2, "not several"),
+        (["--test-pattern", "--loop"], 2, "--loop goes with files"),
+        (["--test-pattern", "--shape", "3"], 2, "of raw arrays"),
+        (["--stdin", "--dtype", "u1"], 2, "--dtype needs --shape"),
+        (["--stdin", "--shape", "3x"], 2, "is not a shape"),
+        (["--stdin", "--shape", "3", "--dtype", "nonsense"], 2, "NumPy knows no dtype"),
+        (["--stdin", "--shape", "3", "--dtype", "O"], 2, "cannot be read from stdin"),
+        (["--test-pattern", "--capacity", "much"], 2, "is not a size"),
+        (["--stdin"], 1, "there is nothing in it to send"),
+        (["absent.png"], 2, "does not exist"),
+        ([__file__], 1, "OpenCV cannot open it"),
+    ],
+)
+def test_a_wrong_line_says_what_is_wrong(topic_name, words, status, text):
+    got, out, err = shmflow("pub", topic_name, *words)
+    assert (got, out) == (status, "")
+    assert text in err and "Traceback" not in err
