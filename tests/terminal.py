@@ -12,6 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pexpect
+from click.testing import CliRunner
+
+from shmflow.cli import main
 
 SHMFLOW = [sys.executable, "-m", "shmflow"]
 PATIENCE = 20  # seconds
@@ -31,6 +34,14 @@ def shmflow(*words: str | Path, stdin: bytes = b"", **env: str) -> tuple[int, st
         env=environment(**env),
     )
     return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def within(*words: str) -> tuple[int, str]:
+    """Run a command in this process, where all that counts is what it refuses: (exit status, what
+    it said). Much quicker than a process."""
+    result = CliRunner().invoke(main, list(words), prog_name="shmflow")
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
 
 
 class Piped:

@@ -5,6 +5,7 @@ Owns the command, its progress and the picture. What is measured is in bench_wor
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -50,12 +51,13 @@ def command(seconds: float, as_json: bool) -> None:
       2    the command line is wrong
       130  you pressed Ctrl-C (143: SIGTERM)
     """
-    from shmflow.cli.bench_works import WORKS
-    from shmflow.cli.leaving import sigterm_as_exit
+    from shmflow.cli.bench_works import WORKS, name_of
+    from shmflow.cli.leaving import remove_all, sigterm_as_exit
 
     load = os.getloadavg()[0]
     total, failed = None, {}
-    with sigterm_as_exit():
+    with sigterm_as_exit(), contextlib.ExitStack() as stack:
+        stack.callback(remove_all, name_of(""))
         line = show.StatusLine()
         end = time.monotonic() + seconds
         for number, (name, (share, work)) in enumerate(WORKS.items(), 1):
@@ -105,19 +107,15 @@ def draw(figures: Figures, load: float) -> None:
     ]
     show.print_table(columns, rows(figures))
     click.echo()
-    for name, ratio in figures.ratios.items():
-        click.echo(f"{name}: {ratio:.3f}" + (watch_verdict(ratio) if "watched" in name else ""))
+    for name, ratios in figures.ratios.items():
+        low, ratio, high = (percentile(ratios, percent) for percent in (25, 50, 75))
+        goal = f"  (goal: < {GOAL})" if "watched" in name else ""
+        click.echo(f"{name}: {ratio:.3f}, half of all between {low:.3f} and {high:.3f}{goal}")
     click.echo(
         f"\nFigures of this machine, now; the load was {load:.1f} on "
         f"{len(os.sched_getaffinity(0))} usable CPUs when it began. What else runs makes them "
         "worse.\nThe whole comparison, with other libraries: make bench in the source tree."
     )
-
-
-def watch_verdict(ratio: float) -> str:
-    if ratio < GOAL:
-        return f"  (goal: < {GOAL})"
-    return f"  (goal: < {GOAL}; is the machine busy? try again)"
 
 
 def rows(figures: Figures) -> list[list[str]]:
@@ -183,7 +181,10 @@ def as_object(figures: Figures, failed: dict[str, str], load: float) -> dict[str
             }
             for name, values in figures.latencies.items()
         },
-        "ratios": {name: round(ratio, 4) for name, ratio in figures.ratios.items()},
+        "ratios": {
+            name: {f"p{p}": round(percentile(ratios, p), 4) for p in (25, 50, 75)}
+            for name, ratios in figures.ratios.items()
+        },
         "not_measured": failed,
         "load": round(load, 2),
         "cpus": len(os.sched_getaffinity(0)),

@@ -10,15 +10,19 @@ import os
 import subprocess
 import sys
 import time
+from collections import deque
+from typing import Any
 
 import numpy as np
 
 import shmflow
 from shmflow.cli.doctor_checks import Finding
+from shmflow.cli.leaving import remove_all
 
 PATIENCE = 20.0  # seconds, for a machine that is busy
 SHAPE = (64, 1024)  # bytes: large enough to be read without a copy
 ROUNDS = 50
+HELD = 3  # messages that the child holds on to, also when it is killed
 NAME = "self-test"
 
 
@@ -28,7 +32,7 @@ def answer(name: str) -> None:
         shmflow.Topic(f"{name}/there", "r", create=False) as there,
         shmflow.Topic(f"{name}/back", "w", create=False) as back,
     ):
-        kept = []
+        kept: deque[Any] = deque(maxlen=HELD)
         back.write(0)
         while True:
             kept.append(there.read(timeout=PATIENCE))
@@ -46,7 +50,14 @@ def trial() -> Finding:
             round_trip = _with_child(name, there, back)
             _after_death(there)
     except (shmflow.Error, OSError, RuntimeError) as error:
-        return Finding(NAME, "bad", f"{type(error).__name__}: {error}", "please report this")
+        return Finding(
+            NAME,
+            "bad",
+            f"{type(error).__name__}: {error}",
+            "if all else is well here, it is worth a report",
+        )
+    finally:
+        remove_all(f"{name}/")
     found = (
         f"64 KiB there and back between two processes in {round_trip * 1e6:.0f} µs; a reader was "
         "killed, the writer went on, nothing is left"
@@ -67,28 +78,36 @@ def _with_child(name: str, there: shmflow.Topic, back: shmflow.Topic) -> float:
         process_group=0,  # Ctrl-C reaches the parent alone
     )
     try:
-        back.read(timeout=PATIENCE)
+        _answer_of(child, back)
         times = []
         for number in range(ROUNDS):
             began = time.perf_counter()
             there.write(np.full(SHAPE, number, dtype=np.uint8))
-            got = int(back.read(timeout=PATIENCE))
+            got = _answer_of(child, back)
             times.append(time.perf_counter() - began)
             if got != number * SHAPE[0] * SHAPE[1]:
                 raise RuntimeError(f"a message arrived changed: its sum is {got}")
         return float(np.median(times))
-    except shmflow.Empty as error:
-        if child.poll() is None:
-            raise
-        words = child.stderr.read().decode(errors="replace").strip() if child.stderr else ""
-        raise RuntimeError(
-            f"the child process ended: {words.splitlines()[-1:] or child.returncode}"
-        ) from error
     finally:
         child.kill()
         child.wait()
         if child.stderr is not None:
             child.stderr.close()
+
+
+def _answer_of(child: subprocess.Popen[bytes], back: shmflow.Topic) -> int:
+    """The next number that the child sends; its last words if it ends instead."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return int(back.read(timeout=0.2))
+        except shmflow.Empty:
+            if child.poll() is not None and child.stderr is not None:
+                words = child.stderr.read().decode(errors="replace").split("\n")
+                last = next((word for word in reversed(words) if word), f"{child.returncode}")
+                raise RuntimeError(f"the child process ended: {last}") from None
+            if time.monotonic() > deadline:
+                raise
 
 
 def _after_death(there: shmflow.Topic) -> None:

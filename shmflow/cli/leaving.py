@@ -1,6 +1,6 @@
 """How a command that has something to clear up is left.
 
-Owns what SIGTERM does to it. Ctrl-C is Python's own, and ends in the group.
+Owns what SIGTERM does to it, and the removal of topics that were made for the moment. Ctrl-C is Python's own, and ends in the group.
 """
 
 from __future__ import annotations
@@ -24,3 +24,15 @@ def sigterm_as_exit() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def remove_all(prefix: str) -> None:
+    """Remove the topics whose names begin so: a Ctrl-C may come when one has just been made and
+    belongs to nobody yet."""
+    from shmflow._admin import unlink
+    from shmflow._names import names
+
+    for name in names():
+        if name.startswith(prefix):
+            with contextlib.suppress(OSError):
+                unlink(name)

@@ -88,7 +88,12 @@ def open_topic(
         return shmflow.Topic(name, "w", create=False), False
     if capacity is None and not live:
         capacity = max(RING * piece.nbytes, LEAST)
-    topic = shmflow.Topic(name, "w", capacity=capacity, depth=depth)
+    try:
+        topic = shmflow.Topic(name, "w", capacity=capacity, depth=depth)
+    except KeyboardInterrupt:
+        if _core._identity(path_of(name)) not in (b"", before):  # made just now
+            shmflow.unlink(name)
+        raise
     return topic, _core._identity(path_of(name)) != before
 
 
@@ -124,7 +129,7 @@ def flow(sender: Sender, pieces: Iterator[Piece], rate: float | None, line: Stat
         if not sender.send(piece):
             return
         if line.is_due():
-            line.tell(f"{sender.topic.name}  {sender.text()}  Ctrl-C ends it")
+            line.tell(f"{sender.text()}  Ctrl-C ends it")
 
 
 def end(topic: shmflow.Topic, made: bool, keep: bool, interrupted: bool) -> str:
