@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import threading
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,10 +21,11 @@ if TYPE_CHECKING:
     from shmflow.cli.bench_works import Figures
 
 SHORTEST, LONGEST = 1e-7, 1e-2  # seconds: the ends of the bars
-BAR_WIDTH = 25
+BAR_WIDTH = 20
 EIGHTHS = " ▏▎▍▌▋▊▉"
-HISTOGRAM_WIDTH = 16
-START_UP = 0.5  # seconds that children need to start, per work between processes
+HISTOGRAM_WIDTH = 12
+START_UP = 0.5  # seconds that a work needs beside, for children to start
+SHORTEST_WORK = 0.3  # seconds
 FRAME_LEN = 720 * 1280 * 3
 GOAL = 1.03  # of what watching costs
 
@@ -60,15 +63,16 @@ def command(seconds: float, as_json: bool) -> None:
         stack.callback(remove_all, name_of(""))
         line = show.StatusLine()
         end = time.monotonic() + seconds
+        shares = sum(share for share, _ in WORKS.values())
         for number, (name, (share, work)) in enumerate(WORKS.items(), 1):
+            left_over = end - time.monotonic() - START_UP * (len(WORKS) - number + 1)
+            lasts, shares = max(SHORTEST_WORK, left_over * share / shares), shares - share
             text = f"[{number}/{len(WORKS)}] {name}"
-            left = f"{max(0.0, end - time.monotonic()):.0f} s to go"
-            if line.shows:
-                line.tell(f"{text}  {left}  Ctrl-C ends it")
-            else:
-                click.echo(f"{text}  {left}", err=True)
+            if not line.shows:
+                click.echo(f"{text}  {to_go(end)}", err=True)
             try:
-                found = work(max(0.3, share * (seconds - START_UP * len(WORKS))))
+                with ticking(line, text, end):
+                    found = work(lasts)
             except (OSError, RuntimeError) as error:  # no space, mostly: the rest may do
                 failed[name] = getattr(error, "strerror", None) or str(error)
                 continue
@@ -82,6 +86,32 @@ def command(seconds: float, as_json: bool) -> None:
         show.print_json(as_object(total, failed, load))
     else:
         draw(total, load)
+
+
+def to_go(end: float) -> str:
+    return f"{max(0.0, end - time.monotonic()):.0f} s to go"
+
+
+@contextlib.contextmanager
+def ticking(line: show.StatusLine, text: str, end: float) -> Iterator[None]:
+    """The status line lives while a work goes on; without a terminal there is none, and no thread
+    either."""
+    over = threading.Event()
+
+    def tell() -> None:
+        while not over.is_set():
+            line.tell(f"{text}  {to_go(end)}  Ctrl-C ends it")
+            over.wait(1.0)
+
+    thread = threading.Thread(target=tell, daemon=True)
+    if line.shows:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if line.shows:
+            thread.join()
 
 
 def joined(total: Figures | None, found: Figures) -> Figures:
@@ -98,7 +128,7 @@ def joined(total: Figures | None, found: Figures) -> Figures:
 
 def draw(figures: Figures, load: float) -> None:
     """A table with a bar per figure, and sentences."""
-    bar_title = f"{period(SHORTEST)} to {period(LONGEST)}, a step is ×10"
+    bar_title = f"{period(SHORTEST)} … {period(LONGEST)}"
     columns = [
         show.Column("a message takes"),
         show.Column("", right=True),
@@ -107,14 +137,15 @@ def draw(figures: Figures, load: float) -> None:
     ]
     show.print_table(columns, rows(figures))
     click.echo()
+    click.echo("Ratios, taken in turns, with their middle half:")
     for name, ratios in figures.ratios.items():
         low, ratio, high = (percentile(ratios, percent) for percent in (25, 50, 75))
-        goal = f"  (goal: < {GOAL})" if "watched" in name else ""
-        click.echo(f"{name}: {ratio:.3f}, half of all between {low:.3f} and {high:.3f}{goal}")
+        goal = f"  goal: < {GOAL}" if "watched" in name else ""
+        click.echo(f"{name}: {ratio:.3f}  ({low:.3f} to {high:.3f}){goal}")
+    cpus = len(os.sched_getaffinity(0))
     click.echo(
-        f"\nFigures of this machine, now; the load was {load:.1f} on "
-        f"{len(os.sched_getaffinity(0))} usable CPUs when it began. What else runs makes them "
-        "worse.\nThe whole comparison, with other libraries: make bench in the source tree."
+        f"\nFigures of this machine, now: the load was {load:.1f} on {cpus} usable CPUs when it "
+        "began.\nThe whole comparison, with other libraries: make bench in the source tree."
     )
 
 
@@ -125,8 +156,8 @@ def rows(figures: Figures) -> list[list[str]]:
         for other, values in figures.latencies.items():
             if name.split()[0] == other.split()[0] and "stream" in name:
                 p50, p99 = percentile(values, 50), percentile(values, 99)
-                text = f"p99 {period(p99)}  {histogram(values)}"
-                found.append([f"{other}, median", period(p50), bar(p50), text])
+                text = f"median; p99 {period(p99)} {histogram(values)}"
+                found.append([other, period(p50), bar(p50), text])
     return found
 
 

@@ -1,6 +1,7 @@
 """How a command that has something to clear up is left.
 
-Owns what SIGTERM does to it, and the removal of topics that were made for the moment. Ctrl-C is Python's own, and ends in the group.
+Owns what SIGTERM does to it, and the removal of topics that were made for the moment. Ctrl-C is
+Python's own, and ends in the group.
 """
 
 from __future__ import annotations

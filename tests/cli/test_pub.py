@@ -202,7 +202,8 @@ def test_a_stream_that_somebody_shuts_down_is_ended(topic_name):
     with Piped("pub", topic_name, "--test-pattern", "--size", "64x48", "-w", "1") as pub:
         with sf.Topic(topic_name, "r") as reader:
             reader.read(timeout=20)
-            reader.shutdown()
+            with sf.Topic(topic_name, "w", create=False) as other:
+                other.shutdown()
             status, _, err = pub.finish()
     assert status == 0 and "was shut down by somebody else" in err
 
