@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-from typing import TYPE_CHECKING
+from io import BufferedReader
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -183,4 +184,4 @@ def open_stream(
         raise click.BadParameter(f"NumPy knows no dtype {dtype!r}", param_hint="--dtype") from None
     if kind.hasobject or kind.itemsize == 0:
         raise click.BadParameter(f"{dtype!r} cannot be read from stdin", param_hint="--dtype")
-    return pub_sources.raw(sys.stdin.buffer, kind, shape, rate)
+    return pub_sources.raw(cast(BufferedReader, sys.stdin.buffer), kind, shape, rate)

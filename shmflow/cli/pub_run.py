@@ -38,7 +38,7 @@ class Sender:
         self.first = self.last = 0.0
 
     def send(self, piece: Piece) -> bool:
-        """False when there was nothing to fill the message with: the input is over."""
+        """False when there was nothing to fill the message with: a clip was over."""
         if piece.fill is None:
             self.topic.write(piece.data, meta=piece.meta)
         else:
@@ -121,12 +121,17 @@ def await_readers(topic: shmflow.Topic, wanted: int, line: StatusLine) -> None:
     line.clear()
 
 
-def flow(sender: Sender, pieces: Iterator[Piece], rate: float | None, line: StatusLine) -> None:
-    """Send all of it at its pace."""
+def flow(
+    sender: Sender, pieces: Iterator[Piece], rate: float | None, count: int | None, line: StatusLine
+) -> None:
+    """Send all of it, or so many messages, at its pace."""
     due = time.monotonic()
     for piece in pieces:
         due = wait_until(due, rate)
         if not sender.send(piece):
+            due = time.monotonic()
+            continue
+        if sender.messages == count:
             return
         if line.is_due():
             line.tell(f"{sender.text()}  Ctrl-C ends it")
@@ -159,8 +164,7 @@ def run(
     keep: bool,
 ) -> int:
     """Send it all; the exit status. Raises SourceError, and shmflow's own."""
-    pieces = itertools.islice(stream.pieces, count)
-    first = next(pieces, None)
+    first = next(stream.pieces, None)
     if first is None:
         raise SourceError(f"{stream.title}: there is nothing in it to send")
     topic, made = open_topic(name, first, capacity, depth)
@@ -174,7 +178,7 @@ def run(
             if readers:
                 await_readers(topic, readers, line)
             sender.began = time.monotonic()
-            flow(sender, itertools.chain([first], pieces), stream.rate, line)
+            flow(sender, itertools.chain([first], stream.pieces), stream.rate, count, line)
         except shmflow.Closed:
             if not topic.ended:
                 raise

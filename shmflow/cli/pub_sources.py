@@ -12,6 +12,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -225,34 +226,24 @@ def lines(stdin: BinaryIO, rate: float | None) -> Stream:
     return Stream("standard input", pieces(), rate)
 
 
-def raw(
-    stdin: BinaryIO,
-    dtype: Any,
-    shape: tuple[int, ...],
-    rate: float | None,
-) -> Stream:
+def raw(stdin: BufferedReader, dtype: Any, shape: tuple[int, ...], rate: float | None) -> Stream:
     """Arrays of one shape, one after the other, read straight into the ring."""
-    over = False
 
     def fill(array: Any) -> bool:
-        nonlocal over
         data = memoryview(array).cast("B")
         count = 0
         while count < len(data):
-            got = stdin.readinto(data[count:])  # type: ignore[attr-defined]
+            got = stdin.readinto(data[count:])
             if not got:
-                break
+                raise SourceError(
+                    f"standard input ended within a message: {count} of {len(data)} bytes; "
+                    "--shape and --dtype may not be those of the data"
+                )
             count += got
-        over = count < len(data)
-        if over and count:
-            raise SourceError(
-                f"standard input ended within a message: {count} of {len(data)} bytes; "
-                "--shape and --dtype may not be those of the data"
-            )
-        return not over
+        return True
 
     def pieces() -> Iterator[Piece]:
-        while not over:
+        while stdin.peek(1):
             yield Piece(shape, dtype, fill=fill)
 
     return Stream("standard input", pieces(), rate)

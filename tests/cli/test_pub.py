@@ -68,7 +68,14 @@ def test_a_clip_is_decoded_frame_by_frame_and_ends(topic_name, clip):
 def test_a_clip_and_a_picture_come_in_the_size_asked_for(topic_name, clip, picture):
     status, _, err = shmflow("pub", topic_name, clip, picture[0], "--size", "40x32", "-r", "1000")
     assert status == 0, err
-    assert {message.array.shape for message in read_all(topic_name)} == {(32, 40, 3)}
+    assert [message.array.shape for message in read_all(topic_name)] == [(32, 40, 3)] * 13
+
+
+def test_the_end_of_a_clip_is_no_message(topic_name, clip):
+    status, _, err = shmflow("pub", topic_name, clip, *"--loop -n 25 -r 1000".split())
+    assert status == 0 and "25 messages" in err
+    means = [message.array.mean() for message in read_all(topic_name)]
+    assert means[-16:] == pytest.approx([20 * (number % 12) for number in range(9, 25)], abs=3)
 
 
 def test_loop_begins_again_until_the_count(topic_name, picture, tmp_path):
@@ -111,6 +118,13 @@ def test_raw_arrays_of_stdin_are_cut_by_their_shape(topic_name):
     status, _, err = shmflow("pub", topic_name, *words, stdin=data.tobytes())
     assert status == 0, err
     assert np.array_equal([message.array for message in read_all(topic_name)], data)
+
+
+def test_no_input_makes_no_topic(topic_name, shm_dir):
+    for words in (["--stdin"], ["--stdin", "--shape", "3"]):
+        status, _, err = shmflow("pub", topic_name, *words)
+        assert status == 1 and "there is nothing in it to send" in err
+    assert not list(shm_dir.glob(f"*{topic_name}*"))
 
 
 def test_raw_data_that_ends_within_an_array_is_an_error(topic_name):
@@ -223,7 +237,6 @@ def test_a_stream_that_somebody_shuts_down_is_ended(topic_name):
         (["--stdin", "--shape", "3", "--dtype", "nonsense"], 2, "NumPy knows no dtype"),
         (["--stdin", "--shape", "3", "--dtype", "O"], 2, "cannot be read from stdin"),
         (["--test-pattern", "--capacity", "much"], 2, "is not a size"),
-        (["--stdin"], 1, "there is nothing in it to send"),
         (["absent.png"], 2, "does not exist"),
         ([__file__], 1, "OpenCV cannot open it"),
     ],
