@@ -59,7 +59,7 @@ def trial() -> Finding:
     finally:
         remove_all(f"{name}/")
     found = (
-        f"64 KiB there and back between two processes in {round_trip * 1e6:.0f} µs; a reader was "
+        f"64 KiB to another process and its answer in {round_trip * 1e6:.0f} µs; a reader was "
         "killed, the writer went on, nothing is left"
     )
     return Finding(NAME, "OK", found)
