@@ -31,6 +31,7 @@ COMMANDS = {
     "pub": "shmflow.cli.pub",
     "doctor": "shmflow.cli.doctor",
     "bench": "shmflow.cli.bench",
+    "view": "shmflow.cli.view",
     "demo": "shmflow.cli.demo",
 }
 

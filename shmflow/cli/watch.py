@@ -177,6 +177,10 @@ class Watch:
         """(name, inode, monitor) of what the last sample found: for looks in between."""
         return [(name, inode, monitor) for name, (inode, monitor) in self._monitors.items()]
 
+    def inode(self, name: str) -> int:
+        """Of the file that the monitor is of; 0 if there is none."""
+        return self._monitors[name][0] if name in self._monitors else 0
+
     def sample(self) -> list[Sample]:
         """One of each topic that is there, sorted by name."""
         names = self._names()
