@@ -9,9 +9,10 @@ Owns what of an array is shown (`part`, `kind_of`), how its values become grey o
 
 from __future__ import annotations
 
-import importlib.util
+import functools
 import io
 import math
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -179,22 +180,28 @@ def picture(array: Array, choice: Choice, longest: int | None = None) -> Picture
 # ---- files ---------------------------------------------------------------------------------------
 
 
-def has_encoder() -> bool:
-    return any(importlib.util.find_spec(name) is not None for name in ("cv2", "PIL"))
+_IMPORTING = threading.Lock()  # OpenCV's import is seen half done by other threads
+
+
+@functools.cache
+def _opencv() -> Any:
+    """The module, or None."""
+    try:
+        import cv2
+    except ImportError:
+        return None
+    return cv2
 
 
 def encode(image: Picture, format: Literal["jpeg", "png"], quality: int = 80) -> bytes:
-    """A picture as a file. RuntimeError if neither OpenCV nor Pillow is there."""
-    if importlib.util.find_spec("cv2") is not None:
-        import cv2
-
+    """A picture as a file. ImportError if neither OpenCV nor Pillow is there."""
+    with _IMPORTING:
+        cv2 = _opencv()
+    if cv2 is not None:
         options = [cv2.IMWRITE_JPEG_QUALITY, quality] if format == "jpeg" else []
         done, data = cv2.imencode(".jpg" if format == "jpeg" else ".png", image, options)
         if done:
             return bytes(data)
-        raise RuntimeError(f"OpenCV cannot make a {format} of {image.shape}")
-    if importlib.util.find_spec("PIL") is None:
-        raise RuntimeError("neither OpenCV nor Pillow is here")
     from PIL import Image
 
     file = io.BytesIO()

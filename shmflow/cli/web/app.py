@@ -33,7 +33,12 @@ from shmflow.cli.web.newest import Newest, Source, Sources
 
 T = TypeVar("T")
 
-PAGE = {"page.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
+PAGE = {
+    "page.html": "text/html",
+    "page.css": "text/css",
+    "page.js": "text/javascript",
+    "page.svg": "image/svg+xml",
+}
 BOUNDARY = b"frame"
 MOST = 64  # topics told in full at a time
 

@@ -17,12 +17,13 @@ from typing import Any
 from shmflow import _names
 from shmflow._core import Topic
 from shmflow._errors import Error
-from shmflow.cli.watch import Flow, Watch
+from shmflow.cli.watch import Flow, Sample, Watch, flow_between
 from shmflow.cli.web.ages import Ages
 from shmflow.cli.web.blame import blame
 from shmflow.cli.web.newest import Sources
 
 EVERY = 0.25  # s
+WINDOW = 5  # samples that a rate is told from: one second
 KEPT = 120  # samples of rates
 GAP = 2.0  # s without a question: the history begins anew
 BLOCKS = 500  # told of a ring
@@ -36,7 +37,8 @@ class Facts:
         self._sources = sources
         self._ages = Ages()
         self._lock = threading.Lock()
-        self._flows: dict[str, Flow] = {}
+        self._recent: dict[str, deque[Sample]] = {}
+        self._flows: dict[str, Flow] = {}  # over the recent ones
         self._history: dict[str, deque[tuple[float, float]]] = {}
         self._sampled = 0.0
 
@@ -59,12 +61,14 @@ class Facts:
     def _sample(self, wanted: Sequence[str]) -> None:
         now = time.monotonic()
         if now - self._sampled >= EVERY:
-            if now - self._sampled > GAP:
+            if now - self._sampled > GAP:  # rates are those of now, not since somebody last looked
+                self._recent.clear()
                 self._history.clear()
-                self._watch.flows()  # rates are those of now, not since somebody last looked
+                self._take()
                 time.sleep(0.1)
-            self._flows = {flow.now.name: flow for flow in self._watch.flows()}
+            self._take()
             self._sampled = time.monotonic()
+            self._flows = {n: flow_between(r[0], r[-1]) for n, r in self._recent.items()}
             for name in set(self._history) - set(self._flows):
                 del self._history[name]
             for name, flow in self._flows.items():
@@ -78,6 +82,16 @@ class Facts:
                 if monitor is not None:
                     followed[name] = monitor
         self._ages.follow(followed)
+
+    def _take(self) -> None:
+        samples = {sample.name: sample for sample in self._watch.sample()}
+        for name in set(self._recent) - set(samples):
+            del self._recent[name]
+        for name, sample in samples.items():
+            kept = self._recent.setdefault(name, deque(maxlen=WINDOW))
+            if kept and kept[-1].inode != sample.inode:
+                kept.clear()
+            kept.append(sample)
 
     def _short(self, flow: Flow) -> dict[str, Any]:
         now = flow.now
@@ -138,10 +152,12 @@ def ring(monitor: Topic) -> dict[str, Any] | None:
     told = monitor._blocks(BLOCKS)
     if told is None:
         return None
-    capacity, lane, count, blocks = told
+    capacity, lane, count, found = told
+    # Neither a message, nor held, nor claimed by anybody: room.
+    blocks = [b for b in found if b[2] or b[5] or b[6]]
     return {
         "capacity": capacity,
         "lane": lane,
-        "count": count,
+        "count": count - (len(found) - len(blocks)),
         "blocks": [[off, n, seq, pid, pids] for off, n, seq, _, _, pid, pids in blocks],
     }

@@ -403,7 +403,7 @@ class Card {
     put(".bytes", `${size(told.bytes_per_s)}/s`);
     put(".head", told.head.toLocaleString("en"));
     put(".tail", told.retained ? `${told.tail.toLocaleString("en")} (${told.retained} there)` : "–");
-    put(".capacity", size(told.capacity) + (told.depth ? `, depth ${told.depth}` : ""));
+    put(".capacity", `${size(told.capacity)}, at most ${told.depth.toLocaleString("en")} messages`);
     put(".age", told.age_of_last === null ? "–" : `${span(told.age_of_last)} ago`);
     drawSpark($(".spark.hz", node), told.history_hz);
     drawSpark($(".spark.bps", node), told.history_bytes);

@@ -40,6 +40,12 @@ class Server(uvicorn.Server):  # type: ignore[misc]
         self.force_exit = True
         super().handle_exit(sig, frame)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for connection in list(self.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+        await super().shutdown(sockets)
+
 
 def listen(host: str, port: int | None) -> socket.socket:
     """A socket at that port; without one at PORT, or, if that is taken, at any that is free."""
