@@ -35,20 +35,16 @@ class Ages:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._topics: dict[str, Topic] = {}
+        self._topics: dict[str, tuple[Topic, float]] = {}  # and until when
         self._heads: dict[str, tuple[Topic, int]] = {}
         self._ages: dict[str, deque[float]] = {}
-        self._until = 0.0
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
 
     def follow(self, topics: Mapping[str, Topic]) -> None:
         with self._lock:
-            self._topics = dict(topics)
-            for name in set(self._ages) - set(topics):
-                del self._ages[name]
-                self._heads.pop(name, None)
-            self._until = time.monotonic() + LINGER
+            until = time.monotonic() + LINGER
+            self._topics |= {name: (topic, until) for name, topic in topics.items()}
             if self._thread is None and topics and not self._stop.is_set():
                 self._thread = threading.Thread(target=self._run, name="ages", daemon=True)
                 self._thread.start()
@@ -73,13 +69,17 @@ class Ages:
     def _run(self) -> None:
         while not self._stop.wait(EVERY):
             with self._lock:
-                if time.monotonic() > self._until:
+                now = time.monotonic()
+                for name, (topic, until) in list(self._topics.items()):
+                    if now > until:
+                        del self._topics[name]
+                        self._heads.pop(name, None)
+                        self._ages.pop(name, None)
+                    else:
+                        self._look(name, topic)
+                if not self._topics:
                     self._thread = None
-                    self._topics.clear()
-                    self._heads.clear()
                     return
-                for name, topic in self._topics.items():
-                    self._look(name, topic)
 
     def _look(self, name: str, topic: Topic) -> None:
         try:

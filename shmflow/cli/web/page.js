@@ -405,6 +405,7 @@ class Card {
     put(".tail", told.retained ? `${told.tail.toLocaleString("en")} (${told.retained} there)` : "–");
     put(".capacity", `${size(told.capacity)}, at most ${told.depth.toLocaleString("en")} messages`);
     put(".age", told.age_of_last === null ? "–" : `${span(told.age_of_last)} ago`);
+    for (const p of told.participants) if (p.mode.includes("r")) this.colourOf(p.pid);
     drawSpark($(".spark.hz", node), told.history_hz);
     drawSpark($(".spark.bps", node), told.history_bytes);
     drawAges($(".ages", node), told.ages);

@@ -1,0 +1,411 @@
+"""`shmflow view --web` over HTTP: who is let in, what is told, that nobody is disturbed, its end."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli.viewing import LIMIT, SHMFLOW, Stream, View, wait_until
+
+import shmflow
+
+for needed in ("starlette", "uvicorn", "PIL"):
+    pytest.importorskip(needed)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Topics of this test alone."""
+    path = tmp_path / "topics"
+    path.mkdir()
+    monkeypatch.setenv("SHMFLOW_DIR", str(path))
+    return path
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., View]]:
+    started: list[View] = []
+
+    def begin(*options: str, web: bool = True) -> View:
+        room = tmp_path / f"view{len(started)}"
+        room.mkdir()
+        started.append(View(room, *options, web=web))
+        return started[-1]
+
+    yield begin
+    for view in started:
+        view.close()
+
+
+def jpeg(data: bytes) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image).astype(int)
+
+
+# ---- who is let in -------------------------------------------------------------------------------
+
+
+def test_only_who_has_the_address_sees_anything(start: Callable[..., View]) -> None:
+    with shmflow.Topic("cam", "w", capacity="1 MiB") as topic:
+        topic.write(np.zeros((16, 16), "u1"))
+        view = start("--port", "0")
+        token = view.path.strip("/")
+        assert len(token) >= 32
+        ends = ("", "api/facts?t=cam", "page.js", "t/cam/reading", "t/cam/picture.jpg",
+                "t/cam/stream.mjpg", "t/cam/frame.npy")  # fmt: skip
+        wrong = ("/", f"/{token[:-1]}/", f"/{token}x/", f"/{token.swapcase()}/", "/%00/", "//")
+        for end in ends:
+            for prefix in wrong:
+                status, headers, body = view.get(prefix + end, raw=True)
+                assert status == 403 and b"token" in body, prefix + end
+                assert "set-cookie" not in headers
+            if "stream" not in end:
+                assert view.get(end)[0] == 200, end
+        assert view.get(f"/?token={token}", raw=True)[0] == 403
+        status, headers, _ = view.get(f"/{token}", raw=True)
+        assert (status, headers["location"]) == (307, f"/{token}/")
+        assert start("--port", "0").path != view.path, "each has a token of its own"
+
+
+def test_a_strange_host_is_turned_away(start: Callable[..., View]) -> None:
+    view = start("--port", "0")
+    port = view.port
+    for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"LOCALHOST:{port}"):
+        assert view.get(host=host)[0] == 200, host
+    for host in (f"evil.example:{port}", "127.0.0.1", "localhost", f"127.0.0.1:{port + 1}", "",
+                 f"127.0.0.1.evil.example:{port}", f"10.0.0.1:{port}", f"[::1]:{port}",
+                 f"127.0.0.1:{port}:{port}"):  # fmt: skip
+        status, headers, body = view.get(host=host)
+        assert status in (400, 421), host
+        assert b"<html" not in body and "access-control-allow-origin" not in headers
+
+
+def test_each_answer_keeps_other_origins_out(start: Callable[..., View]) -> None:
+    view = start("--port", "0")
+    for path in ("", "page.js", "api/facts", "nothing"):
+        _, headers, _ = view.get(path)
+        assert headers["content-security-policy"].startswith("default-src 'self'; ")
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert headers["referrer-policy"] == "no-referrer"
+        assert headers["cache-control"] == "no-store"
+        assert headers["x-content-type-options"] == "nosniff"
+        assert not [key for key in headers if key.startswith("access-control")]
+
+
+def test_it_listens_on_this_machine_only(start: Callable[..., View]) -> None:
+    view = start("--port", "0")
+    listening = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
+    ends = [line.split()[1] for line in listening.splitlines() if " 0A " in line]
+    assert [end for end in ends if end.endswith(f":{view.port:04X}")] == [
+        f"0100007F:{view.port:04X}"
+    ]
+
+
+def test_another_host_is_warned_of(start: Callable[..., View]) -> None:
+    view = start("--port", "0", "--host", "0.0.0.0")
+    assert "Warning: whoever reaches 0.0.0.0" in view.stderr
+    name = socket.gethostname()
+    for host in (f"127.0.0.1:{view.port}", f"10.1.2.3:{view.port}", f"{name}:{view.port}"):
+        assert view.get(host=host)[0] == 200, host
+    assert view.get(host=f"evil.example:{view.port}")[0] == 421
+    assert view.get("/", raw=True)[0] == 403
+    assert start("--port", "0").stderr == ""
+
+
+def test_topics_are_those_that_were_asked_for(start: Callable[..., View]) -> None:
+    with (
+        shmflow.Topic("left/cam", "w", capacity="1 MiB") as one,
+        shmflow.Topic("secret", "w", capacity="1 MiB") as two,
+    ):
+        one.write(np.zeros((16, 16), "u1"))
+        two.write(np.zeros((16, 16), "u1"))
+        view = start("--port", "0", "left/cam")
+        assert view.json("t/left/cam/reading")["kind"] == "image"
+        assert [told["name"] for told in view.json("api/facts")["topics"]] == ["left/cam"]
+        for path in ("t/secret/reading", "t/secret/frame.npy", "api/facts?t=secret",
+                     "t/../secret/reading", "t/.x/reading", "t/a%2F..%2Fb/reading"):  # fmt: skip
+            assert view.get(path)[0] == 404, path
+        assert view.get("t/left/cam/reading?order=x")[0] == 400
+        assert view.get("t/left/cam/reading?index=x")[0] == 400
+
+
+# ---- what is told --------------------------------------------------------------------------------
+
+
+def test_numbers_agree_with_the_topic(start: Callable[..., View]) -> None:
+    with (
+        shmflow.Topic("cam", "w", capacity="4 MiB", depth=8) as writer,
+        shmflow.Topic("cam", "r") as reader,
+        shmflow.Topic("cam", "r", lossless=True) as waiter,
+    ):
+        writer.write_many(np.zeros((8, 100_000), "u1"))
+        held = [reader.read() for _ in range(3)]
+        view = start("--port", "0")
+        facts = view.json("api/facts?t=cam")
+        [short], told = facts["topics"], facts["details"]["cam"]
+        assert short["name"] == "cam" and short["state"] == "live"
+        assert (told["head"], told["tail"], told["retained"]) == (writer.head, writer.tail, 8)
+        assert (told["capacity"], told["depth"]) == (writer.capacity, writer.depth)
+        rows = told["participants"]
+        assert [row["lag"] for row in rows] == [0, reader.stats().lag, waiter.stats().lag]
+        assert rows[1]["held_blocks"] == reader.stats().held_blocks == 3
+        assert rows[1]["held_bytes"] == reader.stats().held_bytes
+        assert rows[2]["lossless"]
+        assert "waits for" not in " ".join(told["blame"])
+        assert any(f"Writers wait for pid {os.getpid()}" in text for text in told["blame"])
+        ring = told["ring"]
+        assert ring["count"] == 8 == len(ring["blocks"])
+        assert sorted(b[2] for b in ring["blocks"] if b[4]) == [1, 2, 3]
+        del held
+        writer.unlink()
+
+
+@pytest.mark.parametrize(
+    "array, kind, check",
+    [
+        (np.arange(5000.0), "plot", lambda r: len(r["lines"][0]) == 1000 and r["high"] == 4999),
+        (np.array([1.0, np.nan, 3]), "plot", lambda r: r["lines"] == [[1, None, 3]]),
+        (np.zeros((500, 3)), "plot", lambda r: len(r["lines"]) == 3 and r["length"] == 500),
+        (b"hello\0\xff", "bytes", lambda r: r["hex"] == ["000000  68 65 6c 6c 6f 00 ff"]),
+        (np.float64(2.5), "text", lambda r: r["text"] == "2.5"),
+        (
+            np.array([(1, 2.5)], [("n", "i4"), ("x", "f8")]),
+            "table",
+            lambda r: [(f["name"], f["values"]) for f in r["fields"]] == [("n", ["1"]), ("x", ["2.5"])],
+        ),
+    ],
+)  # fmt: skip
+def test_each_message_is_told_as_suits_it(
+    start: Callable[..., View], array: object, kind: str, check: Callable[..., bool]
+) -> None:
+    with shmflow.Topic("t", "w", capacity="1 MiB") as topic:
+        topic.write(array, meta={"unit": "m"})
+        view = start("--port", "0")
+        told = view.json("t/t/reading")
+        assert (told["kind"], told["seq"], told["meta"]) == (kind, 1, {"unit": "m"})
+        assert check(told["reading"]), told["reading"]
+        assert view.get(f"t/t/reading?after={told['version']}")[0] == 204
+        assert view.get("t/t/frame.png")[0] == 404
+
+
+def test_a_topic_may_come_and_go(start: Callable[..., View]) -> None:
+    view = start("--port", "0")
+    assert view.json("api/facts?t=late")["topics"] == []
+    assert view.json("t/late/reading")["kind"] == "none"
+    for value in (1, 2):
+        with shmflow.Topic("late", "w", capacity="1 MiB") as topic:
+            topic.write(np.full((16, 16), value, "u1"))
+            wait_until(lambda: view.json("api/facts?t=late")["topics"], "the topic")
+            _, _, body = view.get("t/late/frame.npy")
+            assert (np.load(io.BytesIO(body)) == value).all()
+            topic.unlink()
+        wait_until(lambda: not view.json("api/facts?t=late")["topics"], "its end")
+
+
+def test_a_damaged_topic_is_told_of(start: Callable[..., View], folder: Path) -> None:
+    (folder / "shmflow.bad").write_bytes(b"x" * 10_000)
+    view = start("--port", "0")
+    [told] = view.json("api/facts?t=bad")["topics"]
+    assert told["state"] == "broken" and "not a usable topic" in told["error"]
+    assert view.get("t/bad/reading")[0] == 409
+    assert view.stderr == ""
+
+
+def test_frames_are_saved_as_they_are(start: Callable[..., View]) -> None:
+    frame = np.random.default_rng(1).integers(0, 256, (40, 60, 3), np.uint8)
+    with shmflow.Topic("cam", "w", capacity="1 MiB") as topic:
+        topic.write(frame)
+        view = start("--port", "0")
+        _, headers, body = view.get("t/cam/frame.npy")
+        assert headers["content-disposition"] == 'attachment; filename="cam-1.npy"'
+        assert (np.load(io.BytesIO(body)) == frame).all()
+        _, headers, body = view.get("t/cam/frame.png")
+        assert headers["content-disposition"] == 'attachment; filename="cam-1.png"'
+        assert (jpeg(body) == frame[:, :, ::-1]).all()
+        assert (jpeg(view.get("t/cam/frame.png?order=rgb")[2]) == frame).all()
+
+
+# ---- pictures ------------------------------------------------------------------------------------
+
+
+def test_a_stream_follows_the_topic(start: Callable[..., View]) -> None:
+    with shmflow.Topic("cam", "w", capacity="1 MiB") as topic:
+        topic.write(np.full((32, 32), 10, "u1"))
+        view = start("--port", "0", "--fps", "100")
+        stream = Stream(view, "cam")
+        try:
+            for value in (10, 120, 240):
+                topic.write(np.full((32, 32), value, "u1"))
+                wait_until(lambda v=value: abs(jpeg(stream.picture()) - v).max() < 8, "the picture")
+        finally:
+            stream.close()
+
+
+def test_a_slow_browser_gets_fewer_pictures_and_the_newest(start: Callable[..., View]) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (400, 600, 3), np.uint8)
+    last = np.full((400, 600, 3), 77, "u1")
+    with shmflow.Topic("cam", "w", capacity="8 MiB") as topic:
+        topic.write(noise)
+        view = start("--port", "0", "--fps", "120")
+        stream, quick = Stream(view, "cam"), Stream(view, "cam")
+        try:
+            for shift in range(60):  # one takes each picture, the other none
+                topic.write(np.roll(noise, shift + 1))
+                quick.picture()
+            memory, size = resident(view.pid), 0
+            for shift in range(60):
+                topic.write(np.roll(noise, shift + 61))
+                size += len(quick.picture())
+            assert size > 5_000_000, "what would have to be queued shows"
+            assert resident(view.pid) - memory < size // 2
+            topic.write(last)
+            taken = 1
+            while abs(jpeg(stream.picture()) - 77).max() > 8:
+                taken += 1
+            assert taken < 100
+        finally:
+            stream.close()
+            quick.close()
+
+
+def resident(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+# ---- nobody is disturbed -------------------------------------------------------------------------
+
+
+def test_it_adds_no_participant_and_stores_nothing(
+    start: Callable[..., View], folder: Path
+) -> None:
+    file = folder / "shmflow.cam"
+    with (
+        shmflow.Topic("cam", "w", capacity="4 MiB") as writer,
+        shmflow.Topic("cam", "r") as reader,
+    ):
+        writer.write_many(np.zeros((8, 64, 1000), "u1"))
+        held = reader.read()
+        before = hashlib.sha256(file.read_bytes()).hexdigest()
+        names = [(p.pid, p.mode) for p in writer.participants()]
+        view = start("--port", "0", "--fps", "60")
+        stream = Stream(view, "cam")
+        stream.picture()
+        for _ in range(5):
+            view.json("api/facts?t=cam")
+            view.json("t/cam/reading")
+            view.get("t/cam/frame.npy")
+        maps = Path(f"/proc/{view.pid}/maps").read_text().splitlines()
+        kinds = {line.split()[1] for line in maps if line.endswith(str(file))}
+        assert kinds == {"r--s"}
+        assert [(p.pid, p.mode) for p in writer.participants()] == names
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == before
+        assert (reader.stats().lag, reader.lost) == (7, 0)
+        stream.close()
+        del held
+        writer.unlink()
+
+
+def test_what_nobody_looks_at_is_let_go_of(start: Callable[..., View], folder: Path) -> None:
+    with shmflow.Topic("cam", "w", capacity="1 MiB") as topic:
+        topic.write(np.zeros((64, 64), "u1"))
+        view = start("--port", "0")
+        file, maps = str(folder / "shmflow.cam"), Path(f"/proc/{view.pid}/maps")
+        view.json("api/facts?t=cam")
+        view.json("t/cam/reading")
+        assert file in maps.read_text()
+        topic.unlink()
+        wait_until(lambda: not view.json("api/facts")["topics"], "its end")
+        view.json("t/cam/reading")
+        wait_until(lambda: file not in maps.read_text(), "the end of its mappings")
+
+
+# ---- its end, and what is refused ----------------------------------------------------------------
+
+
+def test_ctrl_c_ends_it_with_streams_open(start: Callable[..., View]) -> None:
+    with shmflow.Topic("cam", "w", capacity="1 MiB") as topic:
+        topic.write(np.zeros((64, 64), "u1"))
+        view = start("--port", "0")
+        streams = [Stream(view, "cam") for _ in range(3)]
+        for stream in streams:
+            stream.picture()
+        assert view.interrupt() == 0
+        assert view.stderr == "" and view.process.stdout.read() == ""
+        for stream in streams:
+            stream.close()
+
+
+def test_in_a_terminal(tmp_path: Path) -> None:
+    pexpect = pytest.importorskip("pexpect")
+    view = pexpect.spawn(
+        SHMFLOW[0], [*SHMFLOW[1:], "view", "--web", "--no-open", "--port", "0"], timeout=LIMIT
+    )
+    try:
+        view.expect(r"http://127\.0\.0\.1:\d+/[\w-]{32}/\r\n")
+        view.expect("Ctrl-C ends it")
+        view.sendintr()
+        view.expect(pexpect.EOF)
+        view.close()
+        assert (view.exitstatus, view.signalstatus) == (0, None)
+        assert b"Traceback" not in view.before
+    finally:
+        view.close(force=True)
+
+
+def test_a_port_that_is_taken(start: Callable[..., View]) -> None:
+    first = start("--port", "0")
+    done = subprocess.run(
+        [*SHMFLOW, "view", "--web", "--no-open", "--port", str(first.port)],
+        capture_output=True, text=True, timeout=LIMIT,
+    )  # fmt: skip
+    assert done.returncode == 1 and done.stdout == ""
+    assert f"127.0.0.1:{first.port}: Address already in use; end what listens" in done.stderr
+    assert start().port != start().port, "without --port a free one is taken"
+
+
+def test_without_a_window_it_is_the_page(start: Callable[..., View]) -> None:
+    view = start(web=False)
+    assert view.url.startswith("http://127.0.0.1:")
+    assert view.stderr.startswith("No windows, since there is no desktop here")
+    assert view.get()[0] == 200
+
+
+@pytest.mark.parametrize(
+    "arguments, status, text",
+    [
+        (["nowhere"], 1, "there is no topic at all"),
+        (["a b"], 2, "is not a topic name"),
+        (["--web", "--host", "192.0.2.1"], 1, "give an address of this machine"),
+        (["--web", "--port", "70000"], 2, "70000 is not in the range"),
+    ],
+)
+def test_what_cannot_be_is_said(arguments: list[str], status: int, text: str) -> None:
+    done = subprocess.run(
+        [*SHMFLOW, "view", *arguments], capture_output=True, text=True, timeout=LIMIT
+    )
+    assert (done.returncode, done.stdout) == (status, "")
+    assert text in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_missing_extra_is_told_with_the_line_that_installs_it() -> None:
+    script = (
+        "import sys; sys.modules['uvicorn'] = None\n"
+        "from shmflow.cli import main\n"
+        "main(['view', '--web', '--no-open'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=LIMIT
+    )
+    assert done.returncode == 1
+    assert f"the page needs uvicorn; install it with\n    {sys.executable} -m pip" in done.stderr
+    assert "'shmflow[web]'" in done.stderr
