@@ -1,4 +1,7 @@
-"""`shmflow view --web` over HTTP: who is let in, what is told, that nobody is disturbed, its end."""
+"""`shmflow view --web` over HTTP: who is let in, what is told, that nobody is disturbed, its end.
+
+Owns: a view of all topics that most tests share, and views of their own for those that need them.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +24,35 @@ for needed in ("starlette", "uvicorn", "PIL"):
     pytest.importorskip(needed)
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Topics of these tests alone."""
+    return tmp_path_factory.mktemp("topics")
+
+
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Topics of this test alone."""
-    path = tmp_path / "topics"
-    path.mkdir()
-    monkeypatch.setenv("SHMFLOW_DIR", str(path))
-    return path
+def _in_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("SHMFLOW_DIR", str(folder))
+    yield
+    for file in folder.iterdir():
+        file.unlink()
+
+
+@pytest.fixture(scope="module")
+def view(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[View]:
+    """Of all topics; it has said nothing to stderr when all tests are over."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHMFLOW_DIR", str(folder))
+        running = View(tmp_path_factory.mktemp("view"), "--port", "0", "--fps", "100")
+    yield running
+    status, said = running.interrupt(), running.stderr
+    running.close()
+    assert (status, said) == (0, "")
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., View]]:
+    """Starts one with options of its own."""
     started: list[View] = []
 
     def begin(*options: str, web: bool = True) -> View:
@@ -55,10 +76,9 @@ def jpeg(data: bytes) -> np.ndarray:
 # ---- who is let in -------------------------------------------------------------------------------
 
 
-def test_only_who_has_the_address_sees_anything(start: Callable[..., View]) -> None:
+def test_only_who_has_the_address_sees_anything(view: View) -> None:
     with shmflow.Topic("cam", "w", capacity="1 MiB") as topic:
         topic.write(np.zeros((16, 16), "u1"))
-        view = start("--port", "0")
         token = view.path.strip("/")
         assert len(token) >= 32
         ends = ("", "api/facts?t=cam", "page.js", "t/cam/reading", "t/cam/picture.jpg",
@@ -74,11 +94,9 @@ def test_only_who_has_the_address_sees_anything(start: Callable[..., View]) -> N
         assert view.get(f"/?token={token}", raw=True)[0] == 403
         status, headers, _ = view.get(f"/{token}", raw=True)
         assert (status, headers["location"]) == (307, f"/{token}/")
-        assert start("--port", "0").path != view.path, "each has a token of its own"
 
 
-def test_a_strange_host_is_turned_away(start: Callable[..., View]) -> None:
-    view = start("--port", "0")
+def test_a_strange_host_is_turned_away(view: View) -> None:
     port = view.port
     for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"LOCALHOST:{port}"):
         assert view.get(host=host)[0] == 200, host
@@ -90,8 +108,7 @@ def test_a_strange_host_is_turned_away(start: Callable[..., View]) -> None:
         assert b"<html" not in body and "access-control-allow-origin" not in headers
 
 
-def test_each_answer_keeps_other_origins_out(start: Callable[..., View]) -> None:
-    view = start("--port", "0")
+def test_each_answer_keeps_other_origins_out(view: View) -> None:
     for path in ("", "page.js", "api/facts", "nothing"):
         _, headers, _ = view.get(path)
         assert headers["content-security-policy"].startswith("default-src 'self'; ")
@@ -102,8 +119,7 @@ def test_each_answer_keeps_other_origins_out(start: Callable[..., View]) -> None
         assert not [key for key in headers if key.startswith("access-control")]
 
 
-def test_it_listens_on_this_machine_only(start: Callable[..., View]) -> None:
-    view = start("--port", "0")
+def test_it_listens_on_this_machine_only(view: View) -> None:
     listening = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
     ends = [line.split()[1] for line in listening.splitlines() if " 0A " in line]
     assert [end for end in ends if end.endswith(f":{view.port:04X}")] == [
@@ -119,7 +135,6 @@ def test_another_host_is_warned_of(start: Callable[..., View]) -> None:
         assert view.get(host=host)[0] == 200, host
     assert view.get(host=f"evil.example:{view.port}")[0] == 421
     assert view.get("/", raw=True)[0] == 403
-    assert start("--port", "0").stderr == ""
 
 
 def test_topics_are_those_that_were_asked_for(start: Callable[..., View]) -> None:
@@ -142,7 +157,7 @@ def test_topics_are_those_that_were_asked_for(start: Callable[..., View]) -> Non
 # ---- what is told --------------------------------------------------------------------------------
 
 
-def test_numbers_agree_with_the_topic(start: Callable[..., View]) -> None:
+def test_numbers_agree_with_the_topic(view: View) -> None:
     with (
         shmflow.Topic("cam", "w", capacity="4 MiB", depth=8) as writer,
         shmflow.Topic("cam", "r") as reader,
@@ -150,7 +165,6 @@ def test_numbers_agree_with_the_topic(start: Callable[..., View]) -> None:
     ):
         writer.write_many(np.zeros((8, 100_000), "u1"))
         held = [reader.read() for _ in range(3)]
-        view = start("--port", "0")
         facts = view.json("api/facts?t=cam")
         [short], told = facts["topics"], facts["details"]["cam"]
         assert short["name"] == "cam" and short["state"] == "live"
@@ -181,16 +195,15 @@ def test_numbers_agree_with_the_topic(start: Callable[..., View]) -> None:
         (
             np.array([(1, 2.5)], [("n", "i4"), ("x", "f8")]),
             "table",
-            lambda r: [(f["name"], f["values"]) for f in r["fields"]] == [("n", ["1"]), ("x", ["2.5"])],
+            lambda r: [f["values"] for f in r["fields"]] == [["1"], ["2.5"]],
         ),
     ],
 )  # fmt: skip
 def test_each_message_is_told_as_suits_it(
-    start: Callable[..., View], array: object, kind: str, check: Callable[..., bool]
+    view: View, array: object, kind: str, check: Callable[..., bool]
 ) -> None:
     with shmflow.Topic("t", "w", capacity="1 MiB") as topic:
         topic.write(array, meta={"unit": "m"})
-        view = start("--port", "0")
         told = view.json("t/t/reading")
         assert (told["kind"], told["seq"], told["meta"]) == (kind, 1, {"unit": "m"})
         assert check(told["reading"]), told["reading"]
@@ -198,8 +211,7 @@ def test_each_message_is_told_as_suits_it(
         assert view.get("t/t/frame.png")[0] == 404
 
 
-def test_a_topic_may_come_and_go(start: Callable[..., View]) -> None:
-    view = start("--port", "0")
+def test_a_topic_may_come_and_go(view: View) -> None:
     assert view.json("api/facts?t=late")["topics"] == []
     assert view.json("t/late/reading")["kind"] == "none"
     for value in (1, 2):
@@ -212,20 +224,17 @@ def test_a_topic_may_come_and_go(start: Callable[..., View]) -> None:
         wait_until(lambda: not view.json("api/facts?t=late")["topics"], "its end")
 
 
-def test_a_damaged_topic_is_told_of(start: Callable[..., View], folder: Path) -> None:
+def test_a_damaged_topic_is_told_of(view: View, folder: Path) -> None:
     (folder / "shmflow.bad").write_bytes(b"x" * 10_000)
-    view = start("--port", "0")
     [told] = view.json("api/facts?t=bad")["topics"]
     assert told["state"] == "broken" and "not a usable topic" in told["error"]
     assert view.get("t/bad/reading")[0] == 409
-    assert view.stderr == ""
 
 
-def test_frames_are_saved_as_they_are(start: Callable[..., View]) -> None:
+def test_frames_are_saved_as_they_are(view: View) -> None:
     frame = np.random.default_rng(1).integers(0, 256, (40, 60, 3), np.uint8)
     with shmflow.Topic("cam", "w", capacity="1 MiB") as topic:
         topic.write(frame)
-        view = start("--port", "0")
         _, headers, body = view.get("t/cam/frame.npy")
         assert headers["content-disposition"] == 'attachment; filename="cam-1.npy"'
         assert (np.load(io.BytesIO(body)) == frame).all()
@@ -238,10 +247,9 @@ def test_frames_are_saved_as_they_are(start: Callable[..., View]) -> None:
 # ---- pictures ------------------------------------------------------------------------------------
 
 
-def test_a_stream_follows_the_topic(start: Callable[..., View]) -> None:
+def test_a_stream_follows_the_topic(view: View) -> None:
     with shmflow.Topic("cam", "w", capacity="1 MiB") as topic:
         topic.write(np.full((32, 32), 10, "u1"))
-        view = start("--port", "0", "--fps", "100")
         stream = Stream(view, "cam")
         try:
             for value in (10, 120, 240):
@@ -251,12 +259,11 @@ def test_a_stream_follows_the_topic(start: Callable[..., View]) -> None:
             stream.close()
 
 
-def test_a_slow_browser_gets_fewer_pictures_and_the_newest(start: Callable[..., View]) -> None:
+def test_a_slow_browser_gets_fewer_pictures_and_the_newest(view: View) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (400, 600, 3), np.uint8)
     last = np.full((400, 600, 3), 77, "u1")
     with shmflow.Topic("cam", "w", capacity="8 MiB") as topic:
         topic.write(noise)
-        view = start("--port", "0", "--fps", "120")
         stream, quick = Stream(view, "cam"), Stream(view, "cam")
         try:
             for shift in range(60):  # one takes each picture, the other none
@@ -285,9 +292,7 @@ def resident(pid: int) -> int:
 # ---- nobody is disturbed -------------------------------------------------------------------------
 
 
-def test_it_adds_no_participant_and_stores_nothing(
-    start: Callable[..., View], folder: Path
-) -> None:
+def test_it_adds_no_participant_and_stores_nothing(view: View, folder: Path) -> None:
     file = folder / "shmflow.cam"
     with (
         shmflow.Topic("cam", "w", capacity="4 MiB") as writer,
@@ -297,7 +302,6 @@ def test_it_adds_no_participant_and_stores_nothing(
         held = reader.read()
         before = hashlib.sha256(file.read_bytes()).hexdigest()
         names = [(p.pid, p.mode) for p in writer.participants()]
-        view = start("--port", "0", "--fps", "60")
         stream = Stream(view, "cam")
         stream.picture()
         for _ in range(5):
@@ -315,10 +319,9 @@ def test_it_adds_no_participant_and_stores_nothing(
         writer.unlink()
 
 
-def test_what_nobody_looks_at_is_let_go_of(start: Callable[..., View], folder: Path) -> None:
+def test_what_nobody_looks_at_is_let_go_of(view: View, folder: Path) -> None:
     with shmflow.Topic("cam", "w", capacity="1 MiB") as topic:
         topic.write(np.zeros((64, 64), "u1"))
-        view = start("--port", "0")
         file, maps = str(folder / "shmflow.cam"), Path(f"/proc/{view.pid}/maps")
         view.json("api/facts?t=cam")
         view.json("t/cam/reading")
@@ -363,14 +366,16 @@ def test_in_a_terminal(tmp_path: Path) -> None:
 
 
 def test_a_port_that_is_taken(start: Callable[..., View]) -> None:
-    first = start("--port", "0")
+    first = start()
     done = subprocess.run(
         [*SHMFLOW, "view", "--web", "--no-open", "--port", str(first.port)],
         capture_output=True, text=True, timeout=LIMIT,
     )  # fmt: skip
     assert done.returncode == 1 and done.stdout == ""
     assert f"127.0.0.1:{first.port}: Address already in use; end what listens" in done.stderr
-    assert start().port != start().port, "without --port a free one is taken"
+    second = start()
+    assert second.port != first.port, "without --port a free one is taken"
+    assert second.path != first.path, "each has a token of its own"
 
 
 def test_without_a_window_it_is_the_page(start: Callable[..., View]) -> None:
