@@ -104,7 +104,7 @@ class Site:
 
     async def facts(self, request: Request) -> Response:
         wanted = [self._known(name) for name in request.query_params.getlist("t")[:MOST]]
-        return as_json(await run_sync(self._facts.told, wanted))
+        return as_json(await run_sync(self._facts.told, wanted) | {"fps": self._fps})
 
     # ---- messages ----
 

@@ -10,12 +10,13 @@
 "use strict";
 
 const EVERY = 250; // ms between questions for facts
-const LOOK = { image: 500, other: 80 }; // ms between readings
+const ABOUT = 500; // ms between readings of what a picture is
+let every = 80; // ms between readings of what is drawn here, and single pictures: from --fps
 const STREAMS = 3; // a browser has six connections to one address: other pictures are fetched singly
 const HOLDERS = 8; // colours in page.css
 
 const $ = (selector, from = document) => from.querySelector(selector);
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const colours = new Map(); // of page.css
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 
 // ---- numbers, as the command line spells them ----
@@ -46,6 +47,12 @@ function span(seconds) {
 function number(value) {
   return Math.abs(value) >= 1e5 || (value !== 0 && Math.abs(value) < 1e-3)
     ? value.toExponential(2) : String(+value.toPrecision(4));
+}
+
+function colour(name) {
+  if (!colours.has(name))
+    colours.set(name, getComputedStyle(document.documentElement).getPropertyValue(name).trim());
+  return colours.get(name);
 }
 
 function element(tag, text = "", name = "") {
@@ -277,7 +284,7 @@ class Card {
           if (answer.status === 200) this.show(await answer.json());
         } catch { /* the connection is told of by facts */ }
       }
-      await sleep(this.node.dataset.kind === "image" ? LOOK.image : LOOK.other);
+      await sleep(this.node.dataset.kind === "image" ? ABOUT : every);
     }
   }
 
@@ -362,7 +369,7 @@ class Card {
           if (before.startsWith("blob:")) URL.revokeObjectURL(before);
         }
       } catch { /* as above */ }
-      await sleep(LOOK.other);
+      await sleep(every);
     }
   }
 
@@ -403,7 +410,7 @@ class Card {
     put(".bytes", `${size(told.bytes_per_s)}/s`);
     put(".head", told.head.toLocaleString("en"));
     put(".tail", told.retained ? `${told.tail.toLocaleString("en")} (${told.retained} there)` : "–");
-    put(".capacity", `${size(told.capacity)}, at most ${told.depth.toLocaleString("en")} messages`);
+    put(".capacity", `${size(told.capacity)} · depth ${told.depth.toLocaleString("en")}`);
     put(".age", told.age_of_last === null ? "–" : `${span(told.age_of_last)} ago`);
     for (const p of told.participants) if (p.mode.includes("r")) this.colourOf(p.pid);
     drawSpark($(".spark.hz", node), told.history_hz);
@@ -522,6 +529,7 @@ async function run() {
         if (!answer.ok) throw new Error(await answer.text());
         const told = await answer.json();
         $("#folder").textContent = told.folder;
+        every = Math.max(40, 1000 / told.fps);
         list(told.topics);
         for (const [name, facts] of Object.entries(told.details)) cards.get(name)?.full(facts);
         status.textContent = "live";
@@ -537,4 +545,5 @@ async function run() {
 }
 
 document.addEventListener("visibilitychange", arrange);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => colours.clear());
 run();

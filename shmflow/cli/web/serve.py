@@ -33,10 +33,10 @@ SEND_BUFFER = 128 * 1024  # bytes: what is under way to a slow browser is old wh
 
 
 class Server(uvicorn.Server):  # type: ignore[misc]
-    """Ends at the first signal; what its connections say then interests nobody."""
+    """Ends at the first signal, with all its connections."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        logging.getLogger("uvicorn.error").disabled = True
+        _quiet()
         self.force_exit = True
         super().handle_exit(sig, frame)
 
@@ -101,7 +101,13 @@ def has_desktop() -> bool:
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
+def _quiet() -> None:
+    """What connections say when they are cut off interests nobody."""
+    logging.getLogger("uvicorn.error").disabled = True
+
+
 def _ended(number: int, frame: FrameType | None) -> None:
+    _quiet()
     sys.exit(128 + number)
 
 
@@ -124,6 +130,7 @@ def run(names: Sequence[str] | None, host: str, port: int | None, fps: float, op
                 log_level="error",
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,
                 timeout_keep_alive=30,
             )
         )
