@@ -92,6 +92,13 @@ def save(source: Source) -> None:
     click.echo(f"saved {file}")
 
 
+def is_open(title: str) -> bool:
+    try:
+        return bool(cv2.getWindowProperty(title, cv2.WND_PROP_VISIBLE) >= 1)
+    except cv2.error:  # with the last window Qt's part of OpenCV has gone
+        return False
+
+
 def show(names: Sequence[str], fps: float) -> None:
     """A window per topic, until all are closed, q, Esc or Ctrl-C."""
     sources = {f"shmflow: {name}": Source(name) for name in names}
@@ -101,13 +108,13 @@ def show(names: Sequence[str], fps: float) -> None:
         for source in sources.values():
             stack.callback(source.close)
         for title, source in sources.items():
-            cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+            cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
             cv2.imshow(title, written([f"{source.name}: nothing came yet"]))
         stack.enter_context(contextlib.suppress(KeyboardInterrupt))
         while sources:
             start = time.monotonic()
             for title, source in list(sources.items()):
-                if cv2.getWindowProperty(title, cv2.WND_PROP_VISIBLE) < 1:
+                if not is_open(title):
                     del sources[title]
                     continue
                 with contextlib.suppress(Error, OSError):  # removed, or damaged: the last one stays
