@@ -111,7 +111,7 @@ def show(names: Sequence[str], fps: float) -> None:
             cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
             cv2.imshow(title, written([f"{source.name}: nothing came yet"]))
         stack.enter_context(contextlib.suppress(KeyboardInterrupt))
-        while sources:
+        while True:
             start = time.monotonic()
             for title, source in list(sources.items()):
                 if not is_open(title):
@@ -128,6 +128,8 @@ def show(names: Sequence[str], fps: float) -> None:
                             )
                         versions[title] = newest.version
                         cv2.imshow(title, drawn(newest))
+            if not sources:
+                return
             left = start + 1 / fps - time.monotonic()
             key = cv2.waitKey(max(1, int(left * 1000))) & 0xFF
             if key in (ord("q"), 27):

@@ -5,6 +5,8 @@ The windows themselves are played by a few functions: the OpenCV of the tests ha
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,18 +69,19 @@ def test_it_shows_what_comes_until_a_key_ends_it(topic_name: str, screen: Screen
     title = f"shmflow: {topic_name}"
     with shmflow.Topic(topic_name, "w", capacity="1 MiB") as topic:
         topic.write(np.full((20, 30), 1, "u1"))
-        values = iter(range(2, 100))
+        values = itertools.cycle(range(2, 250))
 
         def press() -> int:
             if len(screen.shown[title]) > 4:
                 return ord("q")
             topic.write(np.full((20, 30), next(values), "u1"))
+            time.sleep(0.01)
             return -1
 
         screen.keys = press
         windows.show([topic_name], fps=1000)
         seen = [int(image[0, 0]) for image in screen.shown[title][1:]]
-        assert seen == sorted(set(seen)) and len(seen) == 4
+        assert len(seen) == 4 == len(set(seen)), "each message once"
         assert screen.open == set() and len(topic.participants()) == 1
         topic.unlink()
 
