@@ -154,6 +154,13 @@ def test_topics_are_those_that_were_asked_for(start: Callable[..., View]) -> Non
         assert view.get("t/left/cam/reading?index=x")[0] == 400
 
 
+def test_what_is_no_name_is_no_topic(view: View) -> None:
+    for path in ("t/.x/reading", "t/../x/frame.npy", "t//reading", "t/a%20b/stream.mjpg",
+                 "api/facts?t=.x", "api/facts?t=", f"t/{'x' * 201}/picture.jpg"):  # fmt: skip
+        assert view.get(path)[0] == 404, path
+    assert view.json("t/x/reading")["kind"] == "none"
+
+
 # ---- what is told --------------------------------------------------------------------------------
 
 
@@ -165,7 +172,7 @@ def test_numbers_agree_with_the_topic(view: View) -> None:
     ):
         writer.write_many(np.zeros((8, 100_000), "u1"))
         held = [reader.read() for _ in range(3)]
-        facts = view.json("api/facts?t=cam")
+        facts = view.facts("cam")
         [short], told = facts["topics"], facts["details"]["cam"]
         assert short["name"] == "cam" and short["state"] == "live"
         assert (told["head"], told["tail"], told["retained"]) == (writer.head, writer.tail, 8)
@@ -212,7 +219,7 @@ def test_each_message_is_told_as_suits_it(
 
 
 def test_a_topic_may_come_and_go(view: View) -> None:
-    assert view.json("api/facts?t=late")["topics"] == []
+    assert view.facts("late")["topics"] == []
     assert view.json("t/late/reading")["kind"] == "none"
     for value in (1, 2):
         with shmflow.Topic("late", "w", capacity="1 MiB") as topic:
@@ -226,7 +233,7 @@ def test_a_topic_may_come_and_go(view: View) -> None:
 
 def test_a_damaged_topic_is_told_of(view: View, folder: Path) -> None:
     (folder / "shmflow.bad").write_bytes(b"x" * 10_000)
-    [told] = view.json("api/facts?t=bad")["topics"]
+    [told] = view.facts("bad")["topics"]
     assert told["state"] == "broken" and "not a usable topic" in told["error"]
     assert view.get("t/bad/reading")[0] == 409
 
@@ -305,7 +312,7 @@ def test_it_adds_no_participant_and_stores_nothing(view: View, folder: Path) -> 
         stream = Stream(view, "cam")
         stream.picture()
         for _ in range(5):
-            view.json("api/facts?t=cam")
+            assert view.facts("cam")["details"]["cam"]["head"] == 8
             view.json("t/cam/reading")
             view.get("t/cam/frame.npy")
         maps = Path(f"/proc/{view.pid}/maps").read_text().splitlines()
@@ -323,7 +330,7 @@ def test_what_nobody_looks_at_is_let_go_of(view: View, folder: Path) -> None:
     with shmflow.Topic("cam", "w", capacity="1 MiB") as topic:
         topic.write(np.zeros((64, 64), "u1"))
         file, maps = str(folder / "shmflow.cam"), Path(f"/proc/{view.pid}/maps")
-        view.json("api/facts?t=cam")
+        view.facts("cam")
         view.json("t/cam/reading")
         assert file in maps.read_text()
         topic.unlink()
@@ -336,12 +343,15 @@ def test_what_nobody_looks_at_is_let_go_of(view: View, folder: Path) -> None:
 
 
 def test_ctrl_c_ends_it_with_streams_open(start: Callable[..., View]) -> None:
-    with shmflow.Topic("cam", "w", capacity="1 MiB") as topic:
-        topic.write(np.zeros((64, 64), "u1"))
-        view = start("--port", "0")
+    noise = np.random.default_rng(1).integers(0, 256, (400, 600, 3), np.uint8)
+    with shmflow.Topic("cam", "w", capacity="8 MiB") as topic:
+        topic.write(noise)
+        view = start("--port", "0", "--fps", "100")
         streams = [Stream(view, "cam") for _ in range(3)]
-        for stream in streams:
-            stream.picture()
+        for number in range(50):  # two take each picture, the third none after the first
+            topic.write(np.roll(noise, number))
+            for stream in streams[: 2 if number else 3]:
+                stream.picture()
         assert view.interrupt() == 0
         assert view.stderr == "" and view.process.stdout.read() == ""
         for stream in streams:

@@ -40,6 +40,9 @@ class View:
             self.close()
             raise AssertionError(f"no address in {LIMIT} s: {self.stderr}")
         self.url = self.process.stdout.readline().strip()
+        if not self.url.startswith("http://"):
+            self.close()
+            raise AssertionError(f"{self.url!r} is no address: {self.stderr}")
         parts = urlsplit(self.url)
         self.port, self.path = parts.port, parts.path
 
@@ -70,6 +73,11 @@ class View:
         status, _, body = self.get(path)
         assert status == 200, (status, body)
         return json.loads(body)
+
+    def facts(self, *names: str) -> Any:
+        """A sample that is taken now: one is told again for a quarter of a second."""
+        time.sleep(0.3)
+        return self.json("api/facts?" + "&".join(f"t={name}" for name in names))
 
     def interrupt(self) -> int:
         """Ctrl-C, and its exit status."""

@@ -37,7 +37,6 @@ class Server(uvicorn.Server):  # type: ignore[misc]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         _quiet()
-        self.force_exit = True
         super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
