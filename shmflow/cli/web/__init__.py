@@ -8,7 +8,7 @@
     newest.py     the newest message of a topic, copied once for all browsers
     readings.py   messages that are no pictures, as JSON
     serve.py      the socket, the server, its end
-    page.*        what the browser runs; it loads nothing from elsewhere
+    page.*        what the browser runs: page.js asks, page.draw.js draws; nothing is from elsewhere
 
 All of it reads topics as a monitor. Importing this package imports nothing.
 """

@@ -37,6 +37,7 @@ PAGE = {
     "page.html": "text/html",
     "page.css": "text/css",
     "page.js": "text/javascript",
+    "page.draw.js": "text/javascript",
     "page.svg": "image/svg+xml",
 }
 BOUNDARY = b"frame"
