@@ -4,7 +4,6 @@
     app.py        what is served: routes, streams of pictures
     facts.py      rates, rings and participants, sampled for all browsers at once
     ages.py       how old messages are when they can be seen
-    blame.py      who is in whose way
     newest.py     the newest message of a topic, copied once for all browsers
     readings.py   messages that are no pictures, as JSON
     serve.py      the socket, the server, its end

@@ -17,9 +17,9 @@ from typing import Any
 from shmflow import _names
 from shmflow._core import Topic
 from shmflow._errors import Error
+from shmflow.cli.blame import sentences
 from shmflow.cli.watch import Flow, Sample, Watch, flow_between
 from shmflow.cli.web.ages import Ages
-from shmflow.cli.web.blame import blame
 from shmflow.cli.web.newest import Sources
 
 EVERY = 0.25  # s
@@ -40,6 +40,7 @@ class Facts:
         self._recent: dict[str, deque[Sample]] = {}
         self._flows: dict[str, Flow] = {}  # over the recent ones
         self._history: dict[str, deque[tuple[float, float]]] = {}
+        self._holders: dict[str, tuple[int, str] | None] = {}  # of the writer lock, at the last look
         self._sampled = 0.0
 
     def close(self) -> None:
@@ -140,7 +141,9 @@ class Facts:
         try:
             monitor = None if now.error else self._watch.monitor(now.name)
             if monitor is not None:
-                told["blame"] = blame(monitor, flow)
+                holder = monitor._lock_holder()
+                told["blame"] = sentences(flow, self._holders.get(now.name), holder)
+                self._holders[now.name] = holder
                 told["ring"] = ring(monitor)
         except (Error, OSError):
             pass  # it went meanwhile: the next sample tells
