@@ -1,8 +1,8 @@
 """What shmflow set out to reach, each as a bound on something in the results.
 
 Owns: the goals. A goal whose figures are not in the results is missing, not missed.
-Of several peers (an iceoryx2 that polls and one that sleeps) the hardest to beat counts; for frames,
-where who polls wins by not sleeping, each is set beside shmflow's own of the same kind.
+Of several peers (an iceoryx2 that polls and one that sleeps) the hardest to beat counts; for
+frames, where who polls wins by not sleeping, each is set beside shmflow's own of the same kind.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shmflow.cli.meter import Meter, command_of, run, span, summary
@@ -39,14 +39,16 @@ class Delay(Meter):
         if known == (inode, head):
             return
         self.heads[name] = inode, head
-        if (
-            known is None or known[0] != inode
-        ):  # what was there before has been for who knows how long
+        if known is None or known[0] != inode:  # its newest may have been there for long
             self.delays[name] = deque(maxlen=self.window)
             return
         newest = monitor._last()
         if newest is not None:
             self.delays[name].append((time.time_ns() - newest[0]) / 1e9)
+
+    def keep(self, names: Container[str]) -> None:
+        for name in [name for name in self.heads if name not in names]:
+            del self.heads[name]
 
     def report(self, flow: Flow) -> dict[str, Any]:
         delays = self.delays.get(flow.now.name, ())

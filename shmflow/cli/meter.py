@@ -11,7 +11,7 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -116,6 +116,11 @@ class Meter:
         if last or (monitor.depth or 0) < MANY:
             self.window_of(name).look(monitor, inode)
 
+    def keep(self, names: Container[str]) -> None:
+        """Forgets all other topics: a new one may get the name and the inode of one that went."""
+        for name in [name for name in self.windows if name not in names]:
+            del self.windows[name]
+
     def report(self, flow: Flow) -> dict[str, Any]:
         raise NotImplementedError
 
@@ -142,6 +147,7 @@ def flows_of(watch: Watch, meter: Meter, count: int | None) -> Iterator[list[Flo
 def facts_of(flows: Sequence[Flow], asked: Sequence[str], meter: Meter) -> list[dict[str, Any]]:
     """A report, those that were asked for and are not there included."""
     there = {flow.now.name: flow for flow in flows}
+    meter.keep(there)
     facts = []
     for name in sorted({*asked, *there}):
         now = there[name].now if name in there else None

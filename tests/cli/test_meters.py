@@ -15,6 +15,7 @@ import pytest
 from shell import PATIENCE, end_of, run, run_piped, running, settings, terminal
 
 import shmflow
+from shmflow.cli.delay import Delay
 from shmflow.cli.hz import COLUMNS, Rate
 from shmflow.cli.meter import Window, facts_of, flows_of, row_of
 from shmflow.cli.watch import Watch
@@ -131,6 +132,26 @@ def test_a_topic_goes_and_comes_back() -> None:
         assert [one["head"] for one in next(told)] == [1, 0]
         assert [one["head"] for one in next(told)] == [1, 0]  # it is open since the last report
         assert [seq for seq, _, _ in meter.window_of("cam").messages] == [1]
+
+
+def test_delay_begins_anew_with_a_topic_of_the_same_name() -> None:
+    meter = Delay(10)
+    with Watch(["cam"]) as watch:
+        for stamp in (1, 2):
+            with shmflow.Topic("cam", "w", capacity="1 MiB") as writer:
+                writer.write(b"old", timestamp_ns=stamp)
+                watch.sample()
+                ((name, inode, monitor),) = watch.opened()
+                meter.look(name, inode, monitor, False)
+                assert list(meter.delays["cam"]) == []
+                writer.write(b"new")
+                meter.look(name, inode, monitor, False)
+                meter.look(name, inode, monitor, True)
+                (delay,) = meter.delays["cam"]
+                assert 0 <= delay < PATIENCE
+            shmflow.unlink("cam")
+            watch.sample()
+            meter.keep(())
 
 
 def test_ctrl_c_in_a_pipe_ends_it_with_0() -> None:
