@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.resources
 import io
 import json
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
@@ -74,7 +75,10 @@ class Site:
         self._fps = fps
         self._stopping = stopping
         self._sources = Sources()
-        self._facts = Facts(names, self._sources)
+        self._facts = Facts(names)
+        self._closed = threading.Event()
+        self._tidy = threading.Thread(target=self._let_go, name="tidy", daemon=True)
+        self._tidy.start()
         folder = importlib.resources.files(__package__)
         self._page = {name: (folder / name).read_bytes() for name in PAGE}
         self.app = Starlette(
@@ -92,8 +96,16 @@ class Site:
 
     def close(self) -> None:
         """Lets go of all topics."""
+        self._closed.set()
+        self._tidy.join()
         self._facts.close()
         self._sources.close()
+
+    def _let_go(self) -> None:
+        """Of what nobody looks at any more: a mapping keeps the memory of a removed topic."""
+        while not self._closed.wait(1.0):
+            self._facts.let_go()
+            self._sources.forget()
 
     # ---- the page and its facts ----
 

@@ -20,7 +20,7 @@ from shmflow._errors import Error
 from shmflow.cli.blame import sentences
 from shmflow.cli.watch import Flow, Sample, Watch, flow_between
 from shmflow.cli.web.ages import Ages
-from shmflow.cli.web.newest import Sources
+from shmflow.cli.web.newest import FORGET_AFTER
 
 EVERY = 0.25  # s
 WINDOW = 5  # samples that a rate is told from: one second
@@ -32,9 +32,8 @@ BLOCKS = 500  # told of a ring
 class Facts:
     """Facts of the topics with these names, or of all there are."""
 
-    def __init__(self, names: Iterable[str] | None, sources: Sources) -> None:
+    def __init__(self, names: Iterable[str] | None) -> None:
         self._watch = Watch(names)
-        self._sources = sources
         self._ages = Ages()
         self._lock = threading.Lock()
         self._recent: dict[str, deque[Sample]] = {}
@@ -49,6 +48,12 @@ class Facts:
         self._ages.close()
         with self._lock:
             self._watch.close()
+
+    def let_go(self) -> None:
+        """Closes all monitors if nobody has asked lately: they would keep what is removed."""
+        with self._lock:
+            if time.monotonic() - self._sampled > FORGET_AFTER:
+                self._watch.close()
 
     def told(self, wanted: Sequence[str]) -> dict[str, Any]:
         """All topics in short, those that are wanted in full."""
@@ -77,7 +82,6 @@ class Facts:
             for name, flow in self._flows.items():
                 kept = self._history.setdefault(name, deque(maxlen=KEPT))
                 kept.append((flow.hz, flow.bytes_per_s))
-            self._sources.forget()
         followed: dict[str, Topic] = {}
         for name in wanted:
             if name in self._flows and not self._flows[name].now.error:

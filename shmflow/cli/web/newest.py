@@ -2,7 +2,7 @@
 
 Owns a monitor per topic, the last copy, and what was encoded of it. Nobody who looks slows a topic:
 a monitor copies and stores nothing. Nor does the memory grow: there is one message per topic, and
-it goes when nobody has asked for ten seconds.
+it goes when nobody has asked for a few seconds.
 
 1. Everything here may be called from any thread, and blocks for as long as a copy and an encoding
    take: not from an event loop.
@@ -20,7 +20,7 @@ from shmflow.cli.pictures import Array, Choice, encode, kind_of, picture, shown_
 from shmflow.cli.watch import Watch
 from shmflow.cli.web.readings import reading, short
 
-FORGET_AFTER = 10.0  # s
+FORGET_AFTER = 3.0  # s
 LONGEST = 1280  # pixels of a side, in a stream
 REST = 4  # a copy that took t is followed by a pause of REST * t: large messages cost no core
 TRIES = 20  # the newest message may be evicted while it is copied
