@@ -33,7 +33,7 @@ PYTEST := $(BIN)/pytest
 core_c := $(sort $(wildcard src/os/*.c src/core/*.c))
 headers := $(sort $(wildcard src/*/*.h))
 c_sources := $(sort $(wildcard src/*/*.c)) $(headers)
-package := $(shell find shmflow -name '*.py' -o -name '*.pyi' -o -name py.typed 2>/dev/null | sort)
+package := $(shell find shmflow -name '*.py' -o -name '*.pyi' -o -name py.typed -o -name 'page.*' 2>/dev/null | sort)
 ctests := $(sort $(wildcard tests/core/test_*.c))
 
 # $(call skip,what and why)
