@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from shmflow.cli import main
 
-SHMFLOW = [sys.executable, "-m", "shmflow"]
+SHMFLOW = [sys.executable, "-P", "-m", "shmflow"]  # -P: the installed one, not the checkout's
 PATIENCE = 20  # seconds
 
 
