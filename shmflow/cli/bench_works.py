@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -128,8 +129,7 @@ def orphaned() -> bool:
 
 
 def serve(work: Callable[..., None], pipe: Connection, *arguments: Any) -> None:
-    """Run in a child: Ctrl-C is the parent's, and the end of the stream ends the work."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Run in a child: the end of the stream ends the work."""
     with contextlib.suppress(shmflow.Closed, EOFError, BrokenPipeError):
         try:
             work(pipe, *arguments)
@@ -145,7 +145,12 @@ def child(work: Callable[..., None], *arguments: Any) -> Iterator[Connection]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=serve, args=(work, theirs, *arguments), daemon=True)
-    process.start()
+    resource_tracker.ensure_running()  # now: its start would unblock the signal
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the child inherits it, from birth:
+    try:  # Ctrl-C is the parent's
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     theirs.close()
     try:
         yield ours

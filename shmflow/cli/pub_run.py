@@ -84,8 +84,6 @@ def open_topic(
     """The topic to write to, and whether it was made here. Who is attached to it keeps it as it
     is, unless a size was asked for; one that lies idle is made to fit."""
     live, before = is_live(name), _core._identity(path_of(name))
-    if live and capacity is None and depth is None:
-        return shmflow.Topic(name, "w", create=False), False
     if capacity is None and not live:
         capacity = max(RING * piece.nbytes, LEAST)
     try:

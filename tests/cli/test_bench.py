@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from terminal import InTerminal, shmflow, wait_until
+
+import shmflow as sf
 
 
 @pytest.mark.slow
@@ -32,12 +35,25 @@ def test_ctrl_c_between_two_processes_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_ends_the_children_too(tmp_path):
+@pytest.mark.parametrize("pause", [0.2, 1.0])
+def test_ctrl_c_ends_the_children_too(tmp_path, pause):
     with InTerminal("bench", "--seconds", "8", SHMFLOW_DIR=str(tmp_path)) as bench:
         bench.expect(r"\[2/5\]")
         wait_until(lambda: any("stream" in path.name for path in tmp_path.iterdir()))
+        time.sleep(pause)  # the child is starting, or at work
         assert bench.ctrl_c() == 130
+        assert "Traceback" not in bench.before
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_made_for_the_moment_is_removed(topic_name, shm_dir):
+    from shmflow.cli.leaving import remove_all
+
+    for part in ("/a", "/b", "x"):
+        sf.Topic(topic_name + part, "w", capacity="1 MiB").close()
+    remove_all(f"{topic_name}/")
+    assert [path.name for path in shm_dir.glob(f"*{topic_name}*")] == [f"shmflow.{topic_name}x"]
+    sf.unlink(f"{topic_name}x")
 
 
 def test_no_room_is_told_and_the_rest_is_measured(tmp_path):

@@ -154,6 +154,14 @@ def test_what_is_there_with_readers_is_joined_as_it_is(topic_name, picture):
         assert there.head == 2 and not there.ended and there.generation == 1
 
 
+def test_it_waits_for_readers_of_a_topic_that_is_there(topic_name, picture):
+    with sf.Topic(topic_name, "rw", capacity="3 MiB") as there:
+        there.write(1)
+        there.read()
+        status, _, err = shmflow("pub", topic_name, picture[0], "-w", "1", "--keep")
+        assert status == 0 and "1 reader;" in err and there.head == 2
+
+
 def test_other_writers_keep_the_stream(topic_name, picture):
     with sf.Topic(topic_name, "w") as there:
         there.write(1)
