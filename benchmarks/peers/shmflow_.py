@@ -13,7 +13,6 @@ views: that is read()'s own rule. Three peers:
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -44,12 +43,10 @@ class TopicWriter(Writer):
 class TopicReader(Reader):
     def __init__(self, topic: shmflow.Topic) -> None:
         self.topic = topic
-        # As a program would call them: without a method of ours in between.
-        self.read = functools.partial(topic.read, default=None)  # type: ignore[method-assign]
-        self._read_many = topic.read_many
+        self._read, self._read_many = topic.read, topic.read_many
 
     def read(self, timeout: float) -> np.ndarray | None:
-        raise AssertionError("the topic's own is called")
+        return self._read(timeout, default=None)
 
     def read_many(self, limit: int, timeout: float) -> Sequence[np.ndarray]:
         return self._read_many(limit, timeout, stack=True)  # type: ignore[return-value]

@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(scope="package", autouse=True)
 def installed() -> Iterator[None]:
-    """`python -m shmflow` would look into the working directory first, which may be the checkout."""
+    """`python -m shmflow` would look into the working directory first: maybe the checkout."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONSAFEPATH", "1")
         yield

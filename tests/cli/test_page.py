@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 from cli.viewing import LIMIT, View, wait_until
-from conftest import ROOT
 from needs import missing
 
 import shmflow
@@ -158,7 +157,10 @@ class Page:
         )
 
     def screenshot(self, name: str) -> None:
-        folder = Path(os.environ.get("SHMFLOW_SCREENSHOTS") or ROOT / "build" / "screenshots")
+        folder = Path(
+            os.environ.get("SHMFLOW_SCREENSHOTS")
+            or Path(__file__).parents[2] / "build" / "screenshots"
+        )
         folder.mkdir(parents=True, exist_ok=True)
         self.browser.save_screenshot(str(folder / f"{name}.png"))
 
