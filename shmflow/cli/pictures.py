@@ -9,7 +9,6 @@ Owns what of an array is shown (`part`, `kind_of`), how its values become grey o
 
 from __future__ import annotations
 
-import functools
 import io
 import math
 import threading
@@ -22,7 +21,6 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Picture = NDArray[np.uint8]
-Kind = Literal["image", "plot", "bytes", "table", "text"]
 
 KINDS = ("auto", "image", "plot", "bytes")
 ORDERS = ("auto", "bgr", "rgb")
@@ -80,7 +78,7 @@ def shown_axes(shape: tuple[int, ...], wanted: str = "auto") -> int:
     return min(len(shape), 2)
 
 
-def kind_of(dtype: np.dtype[Any], shape: tuple[int, ...], wanted: str = "auto") -> Kind:
+def kind_of(dtype: np.dtype[Any], shape: tuple[int, ...], wanted: str = "auto") -> str:
     """What suits an array, or what is wanted, if that can be."""
     if dtype.names is not None:
         return "bytes" if wanted == "bytes" else "table"
@@ -183,7 +181,6 @@ def picture(array: Array, choice: Choice, longest: int | None = None) -> Picture
 _IMPORTING = threading.Lock()  # OpenCV's import is seen half done by other threads
 
 
-@functools.cache
 def _opencv() -> Any:
     """The module, or None."""
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from shmflow.cli.pictures import Array, Choice, Kind, part
+from shmflow.cli.pictures import Array, Choice, part
 
 POINTS = 1000  # of a line at most
 LINES = 8  # of a plot at most
@@ -94,7 +94,7 @@ def text(array: Array) -> dict[str, Any]:
     return {"text": short(array, TEXT)}
 
 
-def reading(array: Array, kind: Kind, choice: Choice) -> dict[str, Any]:
+def reading(array: Array, kind: str, choice: Choice) -> dict[str, Any]:
     """What the page draws of a message that is no image."""
     if kind == "plot":
         return plot(array, choice)
