@@ -41,9 +41,13 @@ skip = if [ "$$SHMFLOW_CI" = 1 ]; then echo "error: $(1)" >&2; exit 1; else echo
 
 # $(call stages,word word ...): run each, and note how long it took
 define stages
-@mkdir -p build; for stage in $(1); do \
-    start=$$(date +%s); $(MAKE) $$stage || exit 1; \
+@mkdir -p build; $(call each,$(1))
+endef
+each = for stage in $(1); do start=$$(date +%s); $(MAKE) $$stage || exit 1; \
     echo "$$stage $$(( $$(date +%s) - start ))" >> build/times.txt; done
+# $(call lanes,words,words): the ones beside the others, where each waits as much as it computes
+define lanes
+@mkdir -p build; ( $(call each,$(1)) ) & ( $(call each,$(2)) ); status=$$?; wait $$! && exit $$status
 endef
 
 ## help: this list
@@ -128,7 +132,12 @@ demo: $(VENV)/.stamp-demo $(VENV)/.stamp-installed
 ## test: everything: C tests, Python tests, models, aarch64, an sdist, the other Pythons
 .PHONY: test
 test:
-	$(call stages,test-c test-python test-parallel model cross sdist test-pythons)
+	$(call lanes,environment,test-c)
+	$(call stages,test-python test-parallel)
+	$(call lanes,test-pythons,model cross sdist)
+
+.PHONY: environment
+environment: $(VENV)/.stamp-test $(VENV)/.stamp-lint $(VENV)/.stamp-installed
 
 ## test-quick: the C tests and the Python tests that are not slow
 .PHONY: test-quick

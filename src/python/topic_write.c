@@ -116,6 +116,7 @@ look_at_signals(void *context)
     return status < 0 ? SF_INTERRUPTED : 0;
 }
 
+/* 1: made. 0: somebody was quicker. */
 static int
 create_segment(struct sf_state *state, TopicObject *self, const struct sf_params *make)
 {
@@ -126,7 +127,7 @@ create_segment(struct sf_state *state, TopicObject *self, const struct sf_params
     status = sf_segment_create(path, make, permissions, look_at_signals, NULL);
     Py_END_ALLOW_THREADS
     if (status == 0 || PyErr_Occurred()) {
-        return status == 0 ? 0 : -1;
+        return status == 0 ? 1 : -1;
     }
     if (status == SF_EXISTS && self->t.options.create != 1) {
         return 0; /* somebody was quicker: attach to theirs */
@@ -161,7 +162,10 @@ sf_topic_open_writer(struct sf_state *state, TopicObject *self, uint64_t len)
         if (status != SF_NOT_FOUND || t->options.create == 0) {
             return sf_raise(state, self, status);
         }
-        if (create_segment(state, self, &make) < 0 || sf_check_in(state, self) < 0) {
+        status = create_segment(state, self, &make);
+        /* What was made is attached to before anything may raise: a temporary topic that nobody ever
+         * was attached to would stay. The interpreter comes to the signals soon enough. */
+        if (status < 0 || (status == 0 && sf_check_in(state, self) < 0)) {
             return -1;
         }
     }

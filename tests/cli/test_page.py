@@ -75,7 +75,7 @@ def _in_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def scene(folder: Path) -> Iterator[subprocess.Popen[str]]:
     env = os.environ | {"SHMFLOW_DIR": str(folder)}
     running = subprocess.Popen(
-        [sys.executable, "-c", SCENE], env=env, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-P", "-c", SCENE], env=env, stdout=subprocess.PIPE, text=True
     )
     assert running.stdout is not None and running.stdout.readline() == "flows\n"
     yield running

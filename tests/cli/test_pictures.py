@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 
-from shmflow.cli import pictures
 from shmflow.cli.pictures import Choice, encode, kind_of, picture
 
 PLAIN = Choice().with_meta({})
@@ -127,20 +126,16 @@ def test_files_hold_what_was_shown(module: str, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setitem(sys.modules, "cv2", None)
     else:
         pytest.importorskip("cv2")
-    pictures._opencv.cache_clear()
-    try:
-        colour = np.zeros((16, 16, 3), np.uint8) + np.array([250, 120, 10], np.uint8)
-        for array in (colour, np.ascontiguousarray(colour[:, :, 0])):
-            with image.open(io.BytesIO(encode(array, "png"))) as png:
-                read = np.asarray(png)
-            assert (read == (array[:, :, ::-1] if array.ndim == 3 else array)).all()
-            data = encode(array, "jpeg")
-            assert data[:2] == b"\xff\xd8"
-            with image.open(io.BytesIO(data)) as jpeg:
-                near = np.asarray(jpeg).astype(int)
-            assert (abs(near - read) < 8).all()
-    finally:
-        pictures._opencv.cache_clear()
+    colour = np.zeros((16, 16, 3), np.uint8) + np.array([250, 120, 10], np.uint8)
+    for array in (colour, np.ascontiguousarray(colour[:, :, 0])):
+        with image.open(io.BytesIO(encode(array, "png"))) as png:
+            read = np.asarray(png)
+        assert (read == (array[:, :, ::-1] if array.ndim == 3 else array)).all()
+        data = encode(array, "jpeg")
+        assert data[:2] == b"\xff\xd8"
+        with image.open(io.BytesIO(data)) as jpeg:
+            near = np.asarray(jpeg).astype(int)
+        assert (abs(near - read) < 8).all()
 
 
 def test_what_cannot_be_chosen_is_refused() -> None:

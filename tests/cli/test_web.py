@@ -417,7 +417,7 @@ def test_a_missing_extra_is_told_with_the_line_that_installs_it() -> None:
         "main(['view', '--web', '--no-open'])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=LIMIT
+        [sys.executable, "-P", "-c", script], capture_output=True, text=True, timeout=LIMIT
     )
     assert done.returncode == 1
     assert f"the page needs uvicorn; install it with\n    {sys.executable} -m pip" in done.stderr

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-SHMFLOW = [sys.executable, "-m", "shmflow"]
+SHMFLOW = [sys.executable, "-P", "-m", "shmflow"]  # -P: the installed one
 LIMIT = 20  # s
 
 

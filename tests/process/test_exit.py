@@ -438,3 +438,31 @@ def test_a_subinterpreter_either_works_or_refuses_the_import(
         until(lambda: alone(topic))
         assert topic.head == (5 if "works" in done.stdout else 3)
         topic.unlink()
+
+
+def test_ctrl_c_while_a_temporary_topic_is_made_leaves_none(
+    topic_name: str, run_python: Callable[..., Any], shm_dir: Path
+) -> None:
+    """Wherever it comes: before there is a file, between its making and the attaching, after."""
+    done = run_python(
+        """
+        import os, signal, sys, shmflow
+        name, folder = sys.argv[1:]
+        shmflow.Topic(name, "w", capacity="1 MiB", temporary=True).close()  # what it imports
+        came = 0
+        for tenths in range(2, 62):
+            try:
+                signal.signal(signal.SIGALRM, signal.default_int_handler)
+                signal.setitimer(signal.ITIMER_REAL, tenths * 1e-4)
+                while True:
+                    shmflow.Topic(name, "w", capacity="8 MiB", temporary=True)
+            except KeyboardInterrupt:
+                came += 1
+            left = [file for file in os.listdir(folder) if name in file]
+            assert left == [], (tenths, left)
+        assert came == 60
+        """,
+        topic_name,
+        shm_dir,
+    )
+    assert done.stderr == ""
