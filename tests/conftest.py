@@ -148,6 +148,7 @@ def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     if marker is not None and not (marker.args and isinstance(marker.args[0], str)):
         pytest.fail("may_leak needs a reason: @pytest.mark.may_leak('why')", pytrace=False)
     gc.collect()
+    gc.freeze()  # the collections of a test look at what is new, not at all that the run has
     before = segments(), descriptors(), len(mappings())
     yield
     # The traceback of a failed test keeps its variables alive: that is no leak of the test.

@@ -55,12 +55,8 @@ def c_bytes() -> int:
 @pytest.fixture
 def world(topic_name: str) -> Iterator[World]:
     world = World(topic_name)
-    gc.collect()
-    gc.freeze()  # a collection looks at what is new, not at all that a test run has
     yield world
-    gc.unfreeze()
     world.close()
-    gc.collect()
 
 
 # The interpreter's cache of attribute names keeps the last few thousand that were looked up.
