@@ -104,18 +104,8 @@ COLUMNS = (
     Column("AGE", True),
     Column("STATE"),
 )
-LEAST_WANTED = (
-    5,
-    2,
-    10,
-    8,
-    7,
-    6,
-    3,
-    9,
-    11,
-    4,
-)  # columns that go first where the terminal is narrow
+# Columns that go first where the terminal is narrow.
+LEAST_WANTED = (5, 2, 10, 8, 7, 6, 3, 9, 11, 4)
 KEYS = {
     "name": Key(0, lambda row: row.flow.now.name, falling=False),
     "rate": Key(1, lambda row: row.flow.hz),
