@@ -270,6 +270,10 @@ PyObject *sf_topic_peek_method(PyObject *self, PyObject *const *args, Py_ssize_t
 PyObject *sf_topic_seek_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                                PyObject *kwnames);
 
+/* topic_create.c */
+/* Attaches as a writer, creating what is missing. len: of the first message, or 0. */
+SF_COLD int sf_topic_open_writer(struct sf_state *state, TopicObject *self, uint64_t len);
+
 /* topic_write.c */
 PyObject *sf_topic_write_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                                 PyObject *kwnames);
@@ -277,8 +281,6 @@ PyObject *sf_topic_loan_method(PyObject *self, PyObject *const *args, Py_ssize_t
                                PyObject *kwnames);
 PyObject *sf_topic_shutdown_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                                    PyObject *kwnames);
-/* Attaches as a writer, creating what is missing. len: of the first message, or 0. */
-SF_COLD int sf_topic_open_writer(struct sf_state *state, TopicObject *self, uint64_t len);
 /* Writes what source says; 0 and *seq, or -1. */
 int sf_topic_send(struct sf_state *state, TopicObject *self, struct sf_source *source,
                   const struct sf_deadline *deadline, uint64_t *seq);

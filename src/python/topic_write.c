@@ -1,7 +1,8 @@
-/* Writing: from an array to a message; creation of what is missing; shutdown.
+/* Writing: from an array to a message; shutdown.
  *
  * Owns:      write, loan's beginning, shutdown; the waits of writers.
- * Does not:  know the ring's protocols (core/flow.c) or what arrays are made of (arrays.c).
+ * Does not:  know the ring's protocols (core/flow.c) or what arrays are made of (arrays.c), or make
+ *            topics (topic_create.c).
  *
  * Invariants
  *   W1  A write that raises has published nothing.
@@ -102,77 +103,6 @@ do_step(struct sf_state *state, TopicObject *self, const struct step *s,
     int status = run_step(s, SF_TRY);
     return must_wait(status) ? wait_for(state, self, s, status, deadline) : status;
 }
-
-/* ---- creation ---- */
-
-/* Between the chunks of a large reservation: Ctrl-C ends it. */
-static int
-look_at_signals(void *context)
-{
-    (void)context;
-    PyGILState_STATE gil = PyGILState_Ensure();
-    int status = PyErr_CheckSignals();
-    PyGILState_Release(gil);
-    return status < 0 ? SF_INTERRUPTED : 0;
-}
-
-/* 1: made. 0: somebody was quicker. */
-static int
-create_segment(struct sf_state *state, TopicObject *self, const struct sf_params *make)
-{
-    int status;
-    char *path = self->t.path;
-    uint32_t permissions = self->t.options.permissions;
-    Py_BEGIN_ALLOW_THREADS
-    status = sf_segment_create(path, make, permissions, look_at_signals, NULL);
-    Py_END_ALLOW_THREADS
-    if (status == 0 || PyErr_Occurred()) {
-        return status == 0 ? 1 : -1;
-    }
-    if (status == SF_EXISTS && self->t.options.create != 1) {
-        return 0; /* somebody was quicker: attach to theirs */
-    }
-    struct sf_layout layout;
-    uint64_t wanted = sf_layout_compute(make, &layout) == 0 ? layout.file_len : make->capacity;
-    PyObject *details = Py_BuildValue("{sK sK}", "wanted", (unsigned long long)wanted, "room",
-                                      (unsigned long long)os_cgroup_room());
-    if (details) {
-        sf_raise_with(state, self, status, details);
-        Py_DECREF(details);
-    }
-    return -1;
-}
-
-int
-sf_topic_open_writer(struct sf_state *state, TopicObject *self, uint64_t len)
-{
-    struct sf_topic *t = &self->t;
-    struct sf_params make;
-    /* Each round that loses a race was won by another; a few dozen in a row are none. */
-    for (int round = 0; round < 64; round++) {
-        int status = sf_topic_enter(t); /* as in find_generation */
-        status = status == 0 ? sf_topic_to_write(t, len, &make) : status;
-        if (status == 0) {
-            return 0;
-        }
-        if (status == SF_RACE) {
-            (void)os_sleep_until(os_now_ns() + 1000000);
-            continue;
-        }
-        if (status != SF_NOT_FOUND || t->options.create == 0) {
-            return sf_raise(state, self, status);
-        }
-        status = create_segment(state, self, &make);
-        /* What was made is attached to before anything may raise: a temporary topic that nobody ever
-         * was attached to would stay. The interpreter comes to the signals soon enough. */
-        if (status < 0 || (status == 0 && sf_check_in(state, self) < 0)) {
-            return -1;
-        }
-    }
-    return sf_raise(state, self, SF_RACE);
-}
-
-/* ---- write ---- */
 
 /* The payload into its block; releases the GIL for large ones. */
 static int

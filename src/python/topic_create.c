@@ -1,0 +1,79 @@
+/* A writer's way in: it attaches to the topic of its name, and makes it where there is none.
+ *
+ * Owns:      the race of those who would all make it; what an error says of the room that was wanted.
+ * Does not:  lay out or fill a segment (core/create.c), or know which generation to write to
+ *            (core/topic.c).
+ *
+ * Invariants
+ *   G5  What was made here is attached to before a signal's handler may raise: a temporary topic
+ *       that nobody ever was attached to would stay. The interpreter comes to the signals soon
+ *       enough.
+ * A crash here leaves: a file without a topic's name (core/create.c), or a topic with no one
+ * attached.
+ */
+#include "python/module.h"
+
+/* Between the chunks of a large reservation: Ctrl-C ends it. */
+static int
+look_at_signals(void *context)
+{
+    (void)context;
+    PyGILState_STATE gil = PyGILState_Ensure();
+    int status = PyErr_CheckSignals();
+    PyGILState_Release(gil);
+    return status < 0 ? SF_INTERRUPTED : 0;
+}
+
+/* 1: made. 0: somebody was quicker. */
+static int
+create_segment(struct sf_state *state, TopicObject *self, const struct sf_params *make)
+{
+    int status;
+    char *path = self->t.path;
+    uint32_t permissions = self->t.options.permissions;
+    Py_BEGIN_ALLOW_THREADS
+    status = sf_segment_create(path, make, permissions, look_at_signals, NULL);
+    Py_END_ALLOW_THREADS
+    if (status == 0 || PyErr_Occurred()) {
+        return status == 0 ? 1 : -1;
+    }
+    if (status == SF_EXISTS && self->t.options.create != 1) {
+        return 0; /* somebody was quicker: attach to theirs */
+    }
+    struct sf_layout layout;
+    uint64_t wanted = sf_layout_compute(make, &layout) == 0 ? layout.file_len : make->capacity;
+    PyObject *details = Py_BuildValue("{sK sK}", "wanted", (unsigned long long)wanted, "room",
+                                      (unsigned long long)os_cgroup_room());
+    if (details) {
+        sf_raise_with(state, self, status, details);
+        Py_DECREF(details);
+    }
+    return -1;
+}
+
+int
+sf_topic_open_writer(struct sf_state *state, TopicObject *self, uint64_t len)
+{
+    struct sf_topic *t = &self->t;
+    struct sf_params make;
+    /* Each round that loses a race was won by another; a few dozen in a row are none. */
+    for (int round = 0; round < 64; round++) {
+        int status = sf_topic_enter(t); /* as in topic_write.c: find_generation */
+        status = status == 0 ? sf_topic_to_write(t, len, &make) : status;
+        if (status == 0) {
+            return 0;
+        }
+        if (status == SF_RACE) {
+            (void)os_sleep_until(os_now_ns() + 1000000);
+            continue;
+        }
+        if (status != SF_NOT_FOUND || t->options.create == 0) {
+            return sf_raise(state, self, status);
+        }
+        status = create_segment(state, self, &make);
+        if (status < 0 || (status == 0 && sf_check_in(state, self) < 0)) { /* G5 */
+            return -1;
+        }
+    }
+    return sf_raise(state, self, SF_RACE);
+}
