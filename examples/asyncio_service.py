@@ -4,13 +4,15 @@ Terminal 1:  python asyncio_service.py            # the service, on a socket in 
 Terminal 2:  python asyncio_service.py --feed 100 # a source: so many images, then the end
 Terminal 3:  python asyncio_service.py --ask      # a client: how many were there, how bright?
 
-They may be started in any order, the client as often as you like. One loop waits for messages and
-for sockets; no thread of Python's, no polling. Whatever cancels `async for` loses no message.
+Service and source may be started in any order, the client as often as you like while the service
+runs. One loop waits for messages and for sockets; no thread of Python's, no polling. Whatever
+cancels `async for` loses no message.
 """
 
 import argparse
 import asyncio
 import json
+from pathlib import Path
 
 import shmflow
 
@@ -39,6 +41,8 @@ async def serve(name: str, path: str) -> None:
         async with server:
             await service.work(topic)
     print(f"{service.count} images, their mean is {service.mean:.2f}")
+    shmflow.unlink(name)
+    Path(path).unlink(missing_ok=True)  # before Python 3.13 a server leaves its socket
 
 
 async def feed(name: str, count: int) -> None:

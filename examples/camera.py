@@ -5,6 +5,7 @@ Terminal 2:  python show_video.py                 # as often as you like, in as 
 
 OpenCV decodes into the array it is given, if size and type fit, and returns that very array; so the
 image is never copied on its way to the readers. If it returns another one, the image is copied.
+The topic stays at the end of a clip, and those who show it wait for more: `shmflow rm video`.
 """
 
 import argparse

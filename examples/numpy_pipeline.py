@@ -12,6 +12,7 @@ Terminal 3:  python numpy_pipeline.py --stage source
 """
 
 import argparse
+import contextlib
 import subprocess
 import sys
 
@@ -62,8 +63,13 @@ def sink(name: str) -> None:
             np.testing.assert_array_equal(message.array, expected)
     assert count == COUNT, f"{count} of {COUNT} came"
     print(f"{count} images came through three processes, all of them right")
+    remove(name)
+
+
+def remove(name: str) -> None:
     for part in ("raw", "smooth"):
-        shmflow.unlink(f"{name}/{part}")
+        with contextlib.suppress(shmflow.TopicNotFound):
+            shmflow.unlink(f"{name}/{part}")
 
 
 STAGES = {"source": source, "filter": filter_, "sink": sink}
@@ -83,4 +89,7 @@ if __name__ == "__main__":
         finally:  # one failed, or Ctrl-C: the others would wait for what does not come
             for stage in stages:
                 stage.terminate()
+            for stage in stages:
+                stage.wait()
+            remove(args.name)  # else the next run would begin with what is left of this one
         sys.exit(failed)

@@ -4,7 +4,8 @@ Terminal 1:  python read_into.py --receive copy.bin     # as often as you like, 
 Terminal 2:  python read_into.py clip.mp4               # or - for standard input, or host:port
 
 A loan is a buffer: the kernel copies into the ring, and Python never sees a byte. At the end there
-is less than the loan is long; then the message is as long as what came.
+is less than the loan is long; then the message is as long as what came. The topic stays, and who
+receives later gets it all again: `shmflow rm chunks` before the next file.
 """
 
 import argparse
@@ -76,4 +77,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        pass

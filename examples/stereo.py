@@ -69,4 +69,7 @@ if __name__ == "__main__":
     parser.add_argument("--camera", choices=("left", "right"), help="be this camera")
     parser.add_argument("--name", default="stereo", help="what the topics' names begin with")
     args = parser.parse_args()
-    camera(args.name, args.camera) if args.camera else match(args.name)
+    try:
+        camera(args.name, args.camera) if args.camera else match(args.name)
+    except KeyboardInterrupt:
+        pass
