@@ -9,7 +9,8 @@
         ...
 
 A topic is a ring of messages (NumPy arrays, bytes) in shared memory. Every reader sees every
-message, at its own pace, without a copy; no reader can slow a writer; no broker runs.
+message, at its own pace, without a copy; no reader slows a writer, unless it is lossless; no
+broker runs.
 `help(shmflow.Topic)` is the manual page.
 
 Importing this package imports neither NumPy nor the native core; the first use of a name does.

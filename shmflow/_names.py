@@ -16,6 +16,12 @@ def folder() -> str:
     return os.path.abspath(os.environ.get("SHMFLOW_DIR") or "/dev/shm")
 
 
+def no_folder() -> str:
+    """That the folder is not there, or ''."""
+    there = os.path.isdir(folder())
+    return "" if there else f"the folder for topics, {folder()}, is not there (SHMFLOW_DIR)"
+
+
 def path_of(name: str) -> str:
     """The file of a topic."""
     return os.path.join(folder(), "shmflow." + name.replace("/", "+"))
@@ -41,7 +47,7 @@ def nearest(name: str) -> str:
         return f"; there {'is' if len(there) == 1 else 'are'} {shown}" + (
             f" and {len(there) - 5} more" if len(there) > 5 else ""
         )
-    return "; there is no topic at all"
+    return f"; {no_folder() or 'there is no topic at all'}"
 
 
 def bad_name(name: str) -> ValueError:

@@ -253,7 +253,7 @@ def error(status: str, number: int, topic: Topic, details: dict[str, Any]) -> Ex
                 f"a message of {format_size(details['length'])} does not fit {quoted}, which takes "
                 f"at most {format_size(details['max_message'])} (capacity "
                 f"{format_size(details['capacity'])}); open it with a larger max_message or "
-                "capacity before anybody else is attached"
+                "capacity before anybody else is attached, or with replace=True"
             )
         case "SF_NO_SPACE":
             return _no_space(topic, details)

@@ -129,8 +129,18 @@ def as_array(data: object) -> np.ndarray[Any, Any]:
     if isinstance(data, str):
         raise TypeError("a str has no fixed bytes; write text.encode()")
     if data is None:
-        raise TypeError("None is no message; write an array or bytes")
-    if isinstance(data, (list, tuple, set, dict)):
+        raise TypeError(
+            "None is no message (a camera that gave no frame, or a clip's end?); write an array "
+            "or bytes"
+        )
+    if isinstance(data, dict):
+        raise TypeError(
+            "a dict has no dtype; write its arrays one by one, or json.dumps(it).encode(), or give "
+            "it as meta= of another message"
+        )
+    if isinstance(data, set):
+        raise TypeError("a set has no dtype of its own; write numpy.asarray(list(it))")
+    if isinstance(data, (list, tuple)):
         raise TypeError(f"a {type(data).__name__} has no dtype of its own; write numpy.asarray(it)")
     if type(data).__name__ == "UMat":
         raise TypeError("a cv2.UMat lives in OpenCV's memory; write umat.get()")

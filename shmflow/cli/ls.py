@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shmflow.cli import show
-from shmflow.cli.names import FIRST_TOPIC, TOPIC, existing
+from shmflow.cli.names import TOPIC, existing, no_topic
 from shmflow.cli.show import Column
 
 if TYPE_CHECKING:
@@ -155,7 +155,8 @@ def command(topics: Sequence[str], verbose: bool, as_json: bool) -> None:
     if not topics and not names():
         if as_json:
             show.print_json([])
-        click.echo(FIRST_TOPIC[0].upper() + FIRST_TOPIC[1:], err=True)
+        text = no_topic()
+        click.echo(text[0].upper() + text[1:], err=True)
         return
     with Watch(existing(topics) if topics else None) as watch:
         watch.flows()

@@ -18,6 +18,13 @@ or, in Python:
     shmflow.Topic("cam").write(frame)"""
 
 
+def no_topic() -> str:
+    """Why the list is empty, and what to do."""
+    from shmflow._names import no_folder
+
+    return no_folder() or FIRST_TOPIC
+
+
 if TYPE_CHECKING:
     ParamType = click.ParamType[str]  # generic in the newest click only
 else:
@@ -55,7 +62,7 @@ def all_names() -> list[str]:
 
     found = names()
     if not found:
-        raise click.ClickException(FIRST_TOPIC)
+        raise click.ClickException(no_topic())
     return found
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shmflow.cli import show
-from shmflow.cli.names import FIRST_TOPIC
+from shmflow.cli.names import no_topic
 from shmflow.cli.show import Column
 
 if TYPE_CHECKING:
@@ -175,7 +175,8 @@ class Board:
         rows = self.ordered()
         below = "q quit   s ← → sort   r reverse" if keys_work else "Ctrl-C quits"
         if not rows:
-            below = f"{FIRST_TOPIC[0].upper()}{FIRST_TOPIC[1:]}"
+            text = no_topic()
+            below = f"{text[0].upper()}{text[1:]}"
         cells = [row.cells() for row in rows]
         if screen.is_full:
             table = [[column.title for column in columns], *cells]

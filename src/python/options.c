@@ -9,6 +9,7 @@
  */
 #include "python/module.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static int
@@ -192,16 +193,28 @@ sf_parse_options(struct sf_state *state, PyObject *args, PyObject *kwargs, const
         "name",           "mode",        "capacity",         "max_message", "depth",   "start",
         "lossless",       "group",       "max_held",         "create",      "replace", "temporary",
         "allow_lossless", "permissions", "max_participants", "spin",        NULL};
+    PyObject *called = Py_None;
     PyObject *mode = NULL, *start = NULL, *capacity = Py_None, *max_message = Py_None;
     PyObject *depth = Py_None, *max_held = Py_None, *create = Py_None, *spin = Py_None;
     PyObject *participants = Py_None, *group = Py_None;
     int lossless = 0, replace = 0, temporary = 0, allow_lossless = 1, permissions = 0600;
     memset(o, 0, sizeof *o);
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|z#O$OOOOpOOOpppiOO:Topic", names, name,
-                                     name_len, &mode, &capacity, &max_message, &depth, &start,
-                                     &lossless, &group, &max_held, &create, &replace, &temporary,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OO$OOOOpOOOpppiOO:Topic", names, &called,
+                                     &mode, &capacity, &max_message, &depth, &start, &lossless,
+                                     &group, &max_held, &create, &replace, &temporary,
                                      &allow_lossless, &permissions, &participants, &spin)) {
         return -1;
+    }
+    if (called != Py_None) {
+        if (!PyUnicode_Check(called)) {
+            PyErr_Format(PyExc_TypeError, "the name of a topic is a str (or None), not %s",
+                         Py_TYPE(called)->tp_name);
+            return -1;
+        }
+        *name = PyUnicode_AsUTF8AndSize(called, name_len);
+        if (!*name) {
+            return -1;
+        }
     }
     int mode_at = SF_MODE_RW, start_at = SF_OLDEST;
     uint64_t slots;
@@ -217,10 +230,12 @@ sf_parse_options(struct sf_state *state, PyObject *args, PyObject *kwargs, const
         return -1;
     }
     if (permissions < 0 || permissions > 0777 || (permissions & 0600) != 0600) {
+        char octal[16]; /* PyErr_Format knows no %o before 3.12 */
+        snprintf(octal, sizeof octal, "0o%o", (unsigned)permissions);
         PyErr_Format(PyExc_ValueError,
                      "permissions must be like 0o600, 0o660 or 0o644, the owner reading and "
-                     "writing; not 0o%o",
-                     (unsigned)permissions);
+                     "writing; not %s",
+                     octal);
         return -1;
     }
     o->mode = (enum sf_mode)mode_at;

@@ -20,7 +20,7 @@ static PyStructSequence_Field stats_fields[] = {
     {"written_bytes", "bytes of their payloads"},
     {"writer_waits", "writes that had to wait for room"},
     {"read", "messages that were read"},
-    {"copied", "messages read that were copied: small, from the lane, or asked for"},
+    {"copied", "messages read that were copied: small, from the lane, over max_held, or asked for"},
     {"pinned", "messages read as views, without a copy"},
     {"lost", "messages evicted before this Topic came to them"},
     {"skipped", "messages passed over by latest=True"},

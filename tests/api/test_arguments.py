@@ -26,8 +26,8 @@ def test_bad_name_is_a_value_error(name: str) -> None:
 
 
 def test_name_of_another_type_is_a_type_error() -> None:
-    for name in (5, ["a"], object()):
-        with pytest.raises(TypeError):
+    for name in (5, ["a"], b"a", object()):
+        with pytest.raises(TypeError, match=r"name of a topic is a str .*, not"):
             shmflow.Topic(name)
 
 
@@ -98,6 +98,11 @@ def test_bad_argument_of_the_constructor_makes_nothing(topic_name: str) -> None:
         with pytest.raises(error):
             shmflow.Topic(topic_name, **arguments)
     assert shmflow.topics() == []
+
+
+def test_permissions_in_decimal_are_told_in_octal(topic_name: str) -> None:
+    with pytest.raises(ValueError, match=r"not 0o1130$"):
+        shmflow.Topic(topic_name, permissions=600)
 
 
 def test_bad_argument_disturbs_no_live_topic(keeps_working: Working) -> None:
