@@ -5,7 +5,8 @@ Terminal 2:  python show_video.py                 # as often as you like, in as 
 
 OpenCV decodes into the array it is given, if size and type fit, and returns that very array; so the
 image is never copied on its way to the readers. If it returns another one, the image is copied.
-The topic stays at the end of a clip, and those who show it wait for more: `shmflow rm video`.
+At the end of a clip the stream is shut down, and those who show it end. The topic stays for who
+comes late: `shmflow rm video`.
 """
 
 import argparse
@@ -49,6 +50,7 @@ def main() -> None:
                     copied += 1
                     np.copyto(a, cv2.resize(frame, (a.shape[1], a.shape[0])))
             written += 1
+        topic.shutdown()  # that was all: the loops of its readers end
     print(f"{written} images written, {copied} of them copied")
 
 

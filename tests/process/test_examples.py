@@ -113,6 +113,8 @@ def test_a_clip_goes_straight_into_shared_memory(spawn, topic_name):
             np.testing.assert_array_equal(message.array, expected)
             del message
         capture.release()
+        with pytest.raises(shmflow.Closed):  # so those who show it end
+            topic.read(timeout=20)
         assert say(camera) == "12 images written, 0 of them copied"
 
 
