@@ -6,7 +6,6 @@ Imports neither NumPy nor the core: the shell's completion of topic names waits 
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import re
 
@@ -28,12 +27,18 @@ def path_of(name: str) -> str:
 
 
 def names() -> list[str]:
-    """Names of all topics that have a file, sorted."""
+    """Names of all topics that have a file, sorted. A file whose name no topic can have is none: in
+    a folder for all users, anybody may put anything into a name."""
     try:
         files = os.listdir(folder())
     except OSError:
         return []
-    return sorted(f[8:].replace("+", "/") for f in files if f.startswith("shmflow."))
+    return sorted(filter(is_name, (name_of(f) for f in files if f.startswith("shmflow."))))
+
+
+def name_of(file: str) -> str:
+    """The name that the topic in this file of the folder has, if it is one."""
+    return file.removeprefix("shmflow.").replace("+", "/")
 
 
 def nearest(name: str) -> str:
@@ -58,12 +63,17 @@ def bad_name(name: str) -> ValueError:
     )
 
 
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+
+
+def is_name(name: str) -> bool:
+    """Can a topic have it?"""
+    return len(name) <= 200 and _NAME.fullmatch(name) is not None
+
+
 def check_name(name: str) -> None:
     """Raises ValueError for a name that no topic can have."""
-    parts = name.split("/")
-    allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
-    fine = all(part and part[0] != "." and set(part) <= allowed for part in parts)
-    if not fine or len(name) > 200:
+    if not is_name(name):
         raise bad_name(name)
 
 
@@ -84,12 +94,13 @@ def parse_size(value: object, what: str) -> int:
         number, prefix, binary = match.groups()
         decimal = prefix and not binary and value.rstrip()[-1] in "bB"
         base = 1000 if decimal else 1024
-        size = float(number) * float(base) ** ("KMGT".index(prefix.upper()) + 1 if prefix else 0)
+        power = "KMGT".index(prefix.upper()) + 1 if prefix else 0
+        size = float(number) * float(base) ** power
     elif isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{what} must be a number of bytes or a text like '64 MiB', not {value!r}")
     else:
         size = value.__index__()
-    if not 0 < size < 2**46 or not math.isfinite(size):
+    if not 1 <= size < 2**46:
         raise ValueError(f"{what}={value!r} is out of range: from 1 byte to 64 TiB")
     return int(size)
 

@@ -20,7 +20,7 @@ def text_of(cleaned: Cleaned, dry_run: bool) -> str:
     if cleaned.removed:
         what.append("the temporary topic itself" if cleaned.name else "an unfinished file")
     word = "would take back" if dry_run else "took back"
-    return f"{cleaned.name or cleaned.path}: {word} {' and '.join(what)}"
+    return f"{cleaned.name or show.printable(cleaned.path)}: {word} {' and '.join(what)}"
 
 
 @click.command("clean")

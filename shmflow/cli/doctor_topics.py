@@ -9,7 +9,8 @@ import os
 import pwd
 from pathlib import Path
 
-from shmflow._names import format_size, names, path_of
+from shmflow._names import format_size, is_name, name_of, names, path_of
+from shmflow.cli import show
 from shmflow.cli.doctor_checks import MIB, Finding
 from shmflow.cli.watch import Sample, Watch
 
@@ -34,13 +35,15 @@ def strangers(folder: Path) -> Finding:
     """What else lies in the folder and takes its space."""
     found: list[tuple[int, str]] = []
     for path in folder.glob("*"):
-        if path.name.startswith("shmflow."):
+        if path.name.startswith("shmflow.") and is_name(name_of(path.name)):
             continue
         try:
             info = path.lstat()
         except OSError:  # removed just now
             continue
-        found.append((info.st_blocks * 512, f"{path.name} of {user_name(info.st_uid)}"))
+        found.append(
+            (info.st_blocks * 512, f"{show.printable(path.name)} of {user_name(info.st_uid)}")
+        )
     if not found:
         return Finding("neighbours", "OK", "nobody else uses the folder")
     found.sort(reverse=True)

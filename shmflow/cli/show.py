@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -75,6 +76,26 @@ def sparkline(values: Sequence[float], width: int) -> str:
     return "".join(BARS[0 if v <= 0 else max(1, round(v / top * 8))] for v in shown)
 
 
+# ---- what others wrote ---------------------------------------------------------------------------
+
+# Control characters, and halves of pairs. Some of them move the cursor, or rename the window.
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str, kept: str = "") -> str:
+    """What another process wrote (a file's name, meta), without what a terminal would obey: as
+    Python spells it, but for the characters to keep."""
+    return UNPRINTABLE.sub(lambda m: m[0] if m[0] in kept else repr(m[0])[1:-1], text)
+
+
+def json_text(value: Any, **options: Any) -> str:
+    """JSON that says the same everywhere: what a terminal obeys, or an output of another encoding
+    has no letter for, as \\uXXXX."""
+    plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    text = json.dumps(value, ensure_ascii=plain, **options)
+    return UNPRINTABLE.sub(lambda m: f"\\u{ord(m[0]):04x}", text)
+
+
 # ---- tables and JSON -----------------------------------------------------------------------------
 
 
@@ -135,7 +156,7 @@ def picture_of(
 
 def print_json(value: Any) -> None:
     """One value on one line, at once, for programs that read along."""
-    click.echo(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    click.echo(json_text(value, separators=(",", ":")))
     sys.stdout.flush()
 
 
