@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
+import os
 import sys
 from typing import Any
 
@@ -38,8 +40,25 @@ COMMANDS = {
 INTERRUPTED = 130  # as a shell tells of a process that SIGINT ended
 
 
+def open_streams() -> None:
+    """Standard streams that were closed lead nowhere, and none fails at a letter that its encoding
+    does not have."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # to the end
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in (
+        "strict",
+        "surrogateescape",
+    ):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 class LazyGroup(click.Group):
     """A group that imports the module of a command when the command is wanted."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        open_streams()
+        return super().main(*args, **kwargs)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -69,6 +88,12 @@ class LazyGroup(click.Group):
             raise
         except OSError as error:  # shmflow's own, and the kernel's: their texts say what to do
             raise click.ClickException(error.strerror or str(error)) from None
+        except Exception as error:
+            from shmflow._errors import Error
+
+            if not isinstance(error, Error):
+                raise
+            raise click.ClickException(str(error)) from None
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

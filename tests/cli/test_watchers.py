@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shell import PATIENCE, digest, mappings_of, run_piped, running, until
+from shell import PATIENCE, digest, mappings_of, run, run_piped, running, until
 
 import shmflow
 
@@ -118,3 +118,63 @@ def test_looking_leaves_no_trace(folder: Path) -> None:
             assert digest(file) != before[0] and len(writer.participants()) == 3
             assert "rw-s" in mappings_of(os.getpid(), file)
         del held
+
+
+STRANGE = (
+    b"\x1b[31m\x1b]0;title\x07",
+    b"\xff",
+    b"a;b",
+    b"a b",
+    b"a\nb",
+    "\u009b31m".encode(),
+    b"+x",
+)
+
+
+def test_a_file_that_no_topic_is_called_is_none_and_reaches_no_terminal(folder: Path) -> None:
+    """Anybody may put one into /dev/shm."""
+    for name in STRANGE:
+        Path(os.fsdecode(os.fsencode(folder) + b"/shmflow." + name)).write_bytes(b"x")
+    old = Path(f"{folder}/.shmflow-\x1b[31m")
+    old.touch()
+    os.utime(old, (0, 0))
+    with shmflow.Topic("cam", "w", capacity="1 MiB"):
+        said = [
+            run(*words.split()).stdout
+            for words in (
+                "ls -v",
+                "ls --json",
+                "hz -n 1",
+                "top -n 1",
+                "clean",
+                "doctor",
+                "rm --idle",
+            )
+        ]
+        assert shmflow.topics()[0].name == "cam" and len(shmflow.topics()) == 1
+    assert all("cam" in text for text in said[:4])
+    assert "\\x1b[31m" in said[4] and "shmflow.a b of" in said[5]
+    for text in said:
+        assert text.isascii() or not set(text) & set("\x1b\x9b\udcff")
+        assert "\x1b" not in text
+
+
+def test_streams_that_are_closed_or_have_few_letters_are_no_error() -> None:
+    with shmflow.Topic("cam", "w", capacity="1 MiB") as topic:
+        topic.write(b"x")
+        program = f"{sys.executable} -P -m shmflow"
+        for line in (
+            f"{program} ls >&-",
+            f"{program} top -n 1 <&- >&-",
+            f"{program} echo cam --once >&-",
+            f"{program} pub two --test-pattern --size 64x48 -n 1 2>&-",
+            f"PYTHONIOENCODING=ascii {program} top -n 1 | grep -q cam",
+        ):
+            done = subprocess.run(
+                ["bash", "-c", f"set -o pipefail; {line}"],
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE,
+            )
+            assert (done.returncode, done.stderr) == (0, ""), line
+    shmflow.unlink("two")
