@@ -10,6 +10,7 @@ import csv
 import itertools
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,8 @@ def command(
     from shmflow._core import Topic
 
     emit = form(fields, no_arr, as_csv, as_json)
+    # It says itself what it waits for.
+    warnings.filterwarnings("ignore", "waiting for topic", RuntimeWarning)
     try:
         with Topic(topic, "monitor", start="oldest" if from_oldest else "latest") as monitor:
             for message in itertools.islice(messages(monitor), count):
@@ -119,7 +122,10 @@ def form(
 
         def emit_row(message: Message) -> None:
             tell_lost(message)
-            rows.writerow(forms.as_cells(message, chosen))
+            cells = forms.as_cells(message, chosen)
+            # Programs get texts as they are, a terminal nothing that it would obey.
+            is_seen = sys.stdout.isatty()
+            rows.writerow([show.printable(c, "\n\t") for c in cells] if is_seen else cells)
 
         return emit_row
     if fields:

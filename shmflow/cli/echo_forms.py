@@ -7,7 +7,6 @@ comes out.
 from __future__ import annotations
 
 import datetime
-import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,9 +15,11 @@ import numpy as np
 
 from shmflow._core import Message
 from shmflow.cli import show
+from shmflow.cli.pictures import sound
 
 HEX_LINES = 8  # of 16 bytes each, of a message that is not text
 LONGEST_TEXT = 2000  # characters
+SPACE = dict.fromkeys(map(ord, "\n\r\t"))  # not printable, and part of any text
 
 
 def iso(timestamp_ns: int) -> str:
@@ -39,7 +40,7 @@ def text_of(array: Any) -> str | None:
         text = array.tobytes().decode()
     except UnicodeDecodeError:
         return None
-    return text if all(c.isprintable() or c in "\n\r\t" for c in text) else None
+    return text if text.translate(SPACE).isprintable() else None
 
 
 def hex_dump(data: bytes) -> list[str]:
@@ -58,9 +59,11 @@ def picture_of(array: Any) -> str:
     """An array as NumPy prints it, abbreviated; bytes as text or as a hex dump."""
     if (text := text_of(array)) is not None:
         cut = len(text) > LONGEST_TEXT
-        return text[:LONGEST_TEXT] + f"… {len(text):,} characters in all" * cut
+        shown = text[:LONGEST_TEXT].replace("\r\n", "\n").replace("\r", "\\r")
+        return shown + f"… {len(text):,} characters in all" * cut
     if array.dtype == np.uint8 and array.ndim == 1:
         return "\n".join(hex_dump(array.tobytes()))
+    array = sound(array)
     return str(np.array2string(array, threshold=1000, edgeitems=3, max_line_width=100))
 
 
@@ -81,7 +84,7 @@ def field_text(message: Message, field: str) -> str:
         case "size":
             return str(message.array.nbytes)
         case "meta":
-            return json.dumps(dict(message.meta), ensure_ascii=False)
+            return show.json_text(dict(message.meta))
     return str(getattr(message, field))
 
 
@@ -127,6 +130,7 @@ def plain(value: Any) -> Any:
 
 def nested(array: Any) -> Any:
     """An array as nested lists of JSON values."""
+    array = sound(array)
     values = array.tolist()
     kind, width = array.dtype.kind, array.dtype.itemsize
     if kind in "biu" or (kind == "f" and width <= 8 and np.isfinite(array).all()):
@@ -165,5 +169,5 @@ def as_cells(message: Message, fields: Sequence[str]) -> list[str]:
         elif (text := text_of(message.array)) is not None:
             cells.append(text)
         else:
-            cells.extend(map(str, message.array.ravel().tolist()))
+            cells.extend(map(str, sound(message.array).ravel().tolist()))
     return cells

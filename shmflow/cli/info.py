@@ -62,7 +62,12 @@ def file_facts(name: str) -> dict[str, Any]:
 
 def newest_facts(monitor: Topic) -> dict[str, Any] | None:
     """Of the newest message, which a monitor copies to look at it; None if there is none."""
-    message = monitor.read_message(0, latest=True, default=None)
+    from shmflow._errors import Closed
+
+    try:
+        message = monitor.read_message(0, latest=True, default=None)
+    except Closed:  # it was shut down before there was one
+        return None
     if message is None:
         return None
     array = message.array
@@ -133,7 +138,7 @@ def newest_text(newest: dict[str, Any] | None) -> str:
     shape = "×".join(map(str, newest["shape"])) or "()"
     text = f"{newest['seq']}: {newest['dtype']} {shape}, {show.size(newest['bytes'])}"
     text += f", {show.span(newest['age_s'])} ago by pid {newest['writer']}"
-    return text + (f", meta: {', '.join(newest['meta'])}" if newest["meta"] else "")
+    return text + (f", meta: {show.printable(', '.join(newest['meta']))}" if newest["meta"] else "")
 
 
 def lines(facts: dict[str, Any]) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import math
+import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -68,6 +69,24 @@ def is_number(dtype: np.dtype[Any]) -> bool:
     return dtype.kind in "biufc"
 
 
+def has_letters_only(array: Array) -> bool:
+    """Are all numbers in its texts, fields included, such that a letter can have?"""
+    if array.dtype.names is not None:
+        return all(has_letters_only(array[name]) for name in array.dtype.names)
+    if array.dtype.kind != "U" or array.dtype.itemsize == 0:
+        return True
+    codes = np.dtype(np.uint32).newbyteorder(array.dtype.byteorder)
+    return bool(np.ascontiguousarray(array).ravel().view(codes).max(initial=0) <= sys.maxunicode)
+
+
+def sound(array: Array) -> Array:
+    """The array, or the bytes of its items where it holds texts of what are no letters: NumPy fails
+    at these, or makes strings of them that nothing can print."""
+    if has_letters_only(array):
+        return array
+    return np.ascontiguousarray(array).view(f"V{array.dtype.itemsize}").reshape(array.shape)
+
+
 def shown_axes(shape: tuple[int, ...], wanted: str = "auto") -> int:
     """How many of the last axes are shown at once; the others are picked by index."""
     if wanted == "plot":
@@ -117,9 +136,10 @@ def to_bytes(values: Array, how: str) -> Picture:
         return values.astype(np.uint8)
     if values.dtype.kind == "c":
         values = np.abs(values)
-    floats: NDArray[np.floating[Any]] = values.astype(
-        np.float64 if values.dtype.itemsize > 4 else np.float32
-    )
+    with np.errstate(over="ignore"):  # wider than 64 bits: infinity
+        floats: NDArray[np.floating[Any]] = values.astype(
+            np.float64 if values.dtype.itemsize > 4 else np.float32
+        )
     whole = np.isfinite(floats)
     if how == "full" or (values.dtype == np.int8 and how == "auto"):
         low, high = 0.0, 1.0

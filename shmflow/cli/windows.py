@@ -52,10 +52,10 @@ def plotted(array: Array) -> Picture:
     low, high = told["low"], told["high"]
     if low is None:
         return written(["no finite value"])
-    span = (high - low) or 1.0
+    span = (high / 2 - low / 2) or 1.0  # halves: the distance of two floats may be no float
     for i, line in enumerate(told["lines"]):
         xs = np.linspace(10, 750, len(line))
-        ys = [None if v is None else 330 - 300 * (v - low) / span for v in line]
+        ys = [None if v is None else 330 - 300 * ((v / 2 - low / 2) / span) for v in line]
         points = [[x, y] for x, y in zip(xs, ys, strict=True) if y is not None]
         path = np.rint(np.array(points)).astype(np.int32).reshape(-1, 1, 2)
         cv2.polylines(sheet, [path], False, COLOURS[i % len(COLOURS)], 1, cv2.LINE_AA)

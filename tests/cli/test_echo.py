@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
+from shell import run, terminal
 from terminal import InTerminal, Piped, shmflow, within
 
 import shmflow as sf
@@ -188,3 +190,44 @@ def test_a_broken_topic_is_told_and_ends_it(topic_name, shm_dir):
     (shm_dir / f"shmflow.{topic_name}").write_bytes(b"nonsense" * 1000)
     status, _, err = shmflow("echo", topic_name, "--once")
     assert status == 1 and "is not a usable topic" in err
+
+
+HOSTILE = {"\x1b[31m": "\x9b31m"}
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array(["\ud800"]),
+        np.array(["\x1b[31m", "\x9b31m"]),
+        np.array([b"\x1b[31m"]),
+        np.frombuffer(b"one\r\x1b[31mtwo", np.uint8),
+        np.frombuffer(b"one\rtwo", np.uint8),
+        np.frombuffer(b"\xff" * 8, "<U1"),  # no letters
+        np.frombuffer(b"\xff" * 20, [("letters", "<U2"), ("x\x1b", "f2")]),
+    ],
+)
+def test_nothing_that_a_message_holds_ends_it_or_reaches_the_terminal(topic_name, array):
+    with sf.Topic(topic_name, "w", capacity="1 MiB") as topic:
+        topic.write(array, meta=HOSTILE)
+        for words in ([], ["--csv"], ["--json"]):
+            said = run("echo", topic_name, "--once", *words).stdout
+            if words == ["--json"]:
+                assert json.loads(said)["meta"] == HOSTILE
+            with terminal("echo", topic_name, "--once", *words) as child:
+                child.expect("1")
+                shown = child.after + child.read()
+                child.wait()
+                assert child.exitstatus == 0 and not set(shown.replace("\r\n", "")) & set(
+                    "\x1b\x9b\r"
+                )
+
+
+def test_a_wait_for_a_topic_is_told_once(topic_name):
+    with Piped("echo", topic_name, "--field", "array") as echo:  # a warning would be an error
+        assert "which is not there yet" in echo.process.stderr.readline()
+        time.sleep(1.5)  # the core warns after one second
+        with sf.Topic(topic_name, "w") as topic:
+            topic.write(b"first")
+            topic.shutdown()
+            assert echo.finish() == (0, "first\n", "")

@@ -184,6 +184,16 @@ def test_what_is_not_there_or_not_a_topic_is_an_error(folder: Path) -> None:
     assert "Usage" in run("info", status=2).stderr
 
 
+def test_a_stream_that_ended_without_a_message_and_meta_that_a_terminal_would_obey() -> None:
+    with shmflow.Topic("over", "w", capacity="1 MiB") as topic:
+        topic.shutdown()
+        assert "none yet" in run("info", "over").stdout
+    with shmflow.Topic("cam", "w", capacity="1 MiB") as topic:
+        topic.write(b"x", meta={"\x1b]0;title\x07": 1, "\x9b31m": 2})
+        said = run("info", "cam").stdout
+    assert "\\x1b]0;title\\x07, \\x9b31m" in said and not set(said) & set("\x1b\x9b\x07")
+
+
 def test_on_a_terminal() -> None:
     with shmflow.Topic("cam", "w", capacity="1 MiB") as writer, terminal("info", "cam") as child:
         said = end_of(child)

@@ -56,6 +56,8 @@ def test_each_kind_of_message_makes_a_picture() -> None:
         np.sin(np.arange(500.0)),
         np.full(500, np.nan),
         np.zeros((100, 3)),
+        np.array([1.7e308, -1.7e308] * 9),
+        np.array([np.longdouble("1e4000"), 1.0] * 9),
         np.frombuffer(b"hello\0", np.uint8),
         np.zeros(3, [("x", "f4"), ("name", "S3")]),
         np.float64(2.5).reshape(()),

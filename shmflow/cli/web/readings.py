@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from shmflow.cli.pictures import Array, Choice, part
+from shmflow.cli.pictures import Array, Choice, part, sound
 
 POINTS = 1000  # of a line at most
 LINES = 8  # of a plot at most
@@ -23,7 +23,8 @@ def thinned(line: Array) -> list[float | None]:
     What is not finite is None."""
     if line.dtype.kind == "c":
         line = np.abs(line)
-    values = line.astype(np.float64)
+    with np.errstate(over="ignore"):  # wider than 64 bits: infinity
+        values = line.astype(np.float64)
     if len(values) > POINTS:
         edges = np.linspace(0, len(values), POINTS // 2 + 1).astype(np.intp)[:-1]
         quiet = np.where(np.isfinite(values), values, np.nan)
@@ -82,7 +83,7 @@ def table(array: Array) -> dict[str, Any]:
             {
                 "name": name,
                 "dtype": short(array.dtype.fields[name][0]),
-                "values": [short(value) for value in records[name]],
+                "values": [short(value) for value in sound(records[name])],
             }
             for name in array.dtype.names[:200]
         ],
@@ -91,7 +92,7 @@ def table(array: Array) -> dict[str, Any]:
 
 
 def text(array: Array) -> dict[str, Any]:
-    return {"text": short(array, TEXT)}
+    return {"text": short(sound(array), TEXT)}
 
 
 def reading(array: Array, kind: str, choice: Choice) -> dict[str, Any]:
