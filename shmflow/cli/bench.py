@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shmflow.cli import show
+from shmflow.cli.names import Finite
 
 if TYPE_CHECKING:
     from shmflow.cli.bench_works import Figures
@@ -33,7 +34,7 @@ GOAL = 1.03  # of what watching costs
 @click.command("bench")
 @click.option(
     "--seconds",
-    type=click.FloatRange(5, 3600),
+    type=Finite(5, 3600),
     default=60.0,
     show_default=True,
     metavar="S",

@@ -12,6 +12,8 @@ import sys
 
 import click
 
+from shmflow.cli.names import Finite
+
 SMALLEST, LARGEST = 32, 16384
 
 
@@ -34,7 +36,7 @@ def parse_size(
 @click.command("demo")
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(0, 1e6, min_open=True),
     default=10.0,
     show_default=True,
     help="How long the frames flow.",
@@ -54,7 +56,7 @@ def parse_size(
 )
 @click.option(
     "--fps",
-    type=click.FloatRange(min=0.1, max=10000),
+    type=Finite(min=0.1, max=10000),
     help="Frames per second.  [default: 30, or the clip's own]",
 )
 @click.option(

@@ -6,8 +6,9 @@ given, or all there are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -54,6 +55,18 @@ class TopicName(ParamType):
 
 
 TOPIC = TopicName()
+
+
+class Finite(click.FloatRange):
+    """A number within its bounds: nan, which is within any, is refused."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
 
 
 def all_names() -> list[str]:

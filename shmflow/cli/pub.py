@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from shmflow.cli.demo import parse_size
-from shmflow.cli.names import TOPIC
+from shmflow.cli.names import TOPIC, Finite
 
 if TYPE_CHECKING:
     from shmflow.cli.pub_sources import Stream
@@ -60,7 +60,7 @@ def parse_bytes(ctx: click.Context, param: click.Parameter, value: str | None) -
 @click.option(
     "-r",
     "--rate",
-    type=click.FloatRange(min=0, min_open=True, max=1e6),
+    type=Finite(1e-4, 1e6),
     metavar="HZ",
     help="Messages per second.  [default: a clip's own, a camera's own, 30 for the pattern, 1 for "
     "other files, stdin as it comes]",
@@ -180,8 +180,11 @@ def open_stream(
         return pub_sources.lines(sys.stdin.buffer, rate)
     try:
         kind = np.dtype(dtype or "uint8")
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):
         raise click.BadParameter(f"NumPy knows no dtype {dtype!r}", param_hint="--dtype") from None
     if kind.hasobject or kind.itemsize == 0:
         raise click.BadParameter(f"{dtype!r} cannot be read from stdin", param_hint="--dtype")
+    if kind.subdtype is not None:
+        text = f"{dtype!r} has dimensions of its own: put them into --shape"
+        raise click.BadParameter(text, param_hint="--dtype")
     return pub_sources.raw(cast(BufferedReader, sys.stdin.buffer), kind, shape, rate)

@@ -40,7 +40,12 @@ class Sender:
     def send(self, piece: Piece) -> bool:
         """False when there was nothing to fill the message with: a clip was over."""
         if piece.fill is None:
-            self.topic.write(piece.data, meta=piece.meta)
+            try:
+                self.topic.write(piece.data, meta=piece.meta)
+            except (TypeError, ValueError) as error:
+                if isinstance(error, shmflow.Error):
+                    raise
+                raise SourceError(f"it cannot travel: {error}") from None
         else:
             loan = self.topic.loan(piece.shape, piece.dtype, meta=piece.meta)
             try:
@@ -86,6 +91,11 @@ def open_topic(
     live, before = is_live(name), _core._identity(path_of(name))
     if capacity is None and not live:
         capacity = max(RING * piece.nbytes, LEAST)
+        if capacity >= 2**46:
+            raise SourceError(
+                f"a message of {show.size(piece.nbytes)}: a topic has 64 TiB at most, and room for "
+                f"{RING} of the first message unless --capacity says otherwise"
+            )
     try:
         topic = shmflow.Topic(name, "w", capacity=capacity, depth=depth)
     except KeyboardInterrupt:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -146,9 +149,14 @@ def _is_numpy(path: str) -> bool:
     return Path(path).suffix.lower() in {".npy", ".npz"}
 
 
+def _file_name(path: str) -> str:
+    """For meta, which is text: what is no UTF-8 in it is replaced."""
+    return os.fsencode(Path(path).name).decode(errors="replace")
+
+
 def _arrays(path: str) -> Iterator[Piece]:
     """A .npy file's array, mapped; all of a .npz file's, by name."""
-    name = Path(path).name
+    name = _file_name(path)
     try:
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(loaded, np.ndarray):
@@ -157,9 +165,11 @@ def _arrays(path: str) -> Iterator[Piece]:
         with loaded:
             for key in loaded.files:
                 array = loaded[key]
+                if not isinstance(array, np.ndarray):
+                    raise SourceError(f"{path}: {key!r} in it is no array")
                 meta = {"file": name, "name": key}
                 yield Piece(array.shape, array.dtype, data=array, meta=meta)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, RuntimeError, BadZipFile, zlib.error) as error:
         raise SourceError(f"{path}: NumPy cannot read it: {error}") from None
 
 
@@ -173,7 +183,7 @@ def _picture(path: str, size: tuple[int, int] | None) -> Piece:
             f"{path} needs OpenCV or Pillow, and neither is here; install one with\n"
             f"    {sys.executable} -m pip install opencv-python-headless"
         )
-    meta = {"file": Path(path).name}
+    meta = {"file": _file_name(path)}
     if encoding := _encoding(array):
         meta["encoding"] = encoding
     return Piece(array.shape, array.dtype, data=array, meta=meta)
@@ -230,7 +240,7 @@ def raw(stdin: BufferedReader, dtype: Any, shape: tuple[int, ...], rate: float |
     """Arrays of one shape, one after the other, read straight into the ring."""
 
     def fill(array: Any) -> bool:
-        data = memoryview(array).cast("B")
+        data = memoryview(array.view(np.uint8)).cast("B")  # times are no buffers
         count = 0
         while count < len(data):
             got = stdin.readinto(data[count:])

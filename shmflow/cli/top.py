@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shmflow.cli import show
-from shmflow.cli.names import no_topic
+from shmflow.cli.names import Finite, no_topic
 from shmflow.cli.show import Column
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ def run(sort: str, every: float, count: int | None) -> None:
 )
 @click.option(
     "--every",
-    type=click.FloatRange(min=0.05),
+    type=Finite(0.05, 86400),
     default=1.0,
     show_default=True,
     metavar="S",

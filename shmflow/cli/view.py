@@ -11,7 +11,7 @@ import sys
 
 import click
 
-from shmflow.cli.names import TOPIC, existing
+from shmflow.cli.names import TOPIC, Finite, existing
 
 
 def no_windows() -> str:
@@ -49,7 +49,7 @@ def check_web() -> None:
 @click.option("--no-open", is_flag=True, help="Print the page's address, open no browser.")
 @click.option(
     "--fps",
-    type=click.FloatRange(0.1, 120),
+    type=Finite(0.1, 120),
     default=15.0,
     show_default=True,
     help="Pictures per second of each topic, at most.",

@@ -182,3 +182,8 @@ def test_keys_are_told_from_sequences() -> None:
     assert parse_keys(b"s\x1b[C\x1bOD\x1b[1;5Cq") == ["s", "right", "left", "right", "q"]
     assert parse_keys("é\x1b[15~r".encode()) == ["r"]
     assert parse_keys(b"\x1b") == []
+
+
+@pytest.mark.parametrize("every", ["nan", "inf", "1e300"])
+def test_a_pace_that_is_none_is_refused(every: str) -> None:
+    assert "--every" in run("top", "--every", every, status=2).stderr
