@@ -1,7 +1,7 @@
 """How a command that has something to clear up is left.
 
-Owns what SIGTERM does to it, and the removal of topics that were made for the moment. Ctrl-C is
-Python's own, and ends in the group.
+Owns what SIGTERM and a hang-up do to it, and the removal of topics that were made for the moment.
+Ctrl-C is Python's own, and ends in the group.
 """
 
 from __future__ import annotations
@@ -12,19 +12,25 @@ import sys
 from collections.abc import Iterator
 from types import FrameType
 
+ENDS = (signal.SIGTERM, signal.SIGHUP)
+
 
 @contextlib.contextmanager
 def sigterm_as_exit() -> Iterator[None]:
-    """SIGTERM leaves through the same doors as Ctrl-C."""
+    """SIGTERM and a hang-up (nohup's case apart) leave through the same doors as Ctrl-C."""
 
     def leave(signum: int, frame: FrameType | None) -> None:
         sys.exit(128 + signum)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    before = {}
+    for number in ENDS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            before[number] = signal.signal(number, leave)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def remove_all(prefix: str) -> None:

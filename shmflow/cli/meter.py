@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shmflow.cli import show
+from shmflow.cli.leaving import sigterm_as_exit
 from shmflow.cli.names import TOPIC, all_names, existing
 from shmflow.cli.show import Column
 
@@ -175,7 +176,11 @@ def run(
     try:
         from shmflow.cli.watch import Watch
 
-        with Watch(asked or None) as watch, quiet if as_json else show.live(EVERY) as picture:
+        with (
+            sigterm_as_exit(),
+            Watch(asked or None) as watch,
+            quiet if as_json else show.live(EVERY) as picture,
+        ):
             for flows in flows_of(watch, meter, count):
                 facts = facts_of(flows, asked, meter)
                 if as_json:

@@ -174,6 +174,16 @@ def test_ctrl_c_in_a_terminal_ends_it_with_0(rich: bool) -> None:
             assert child.exitstatus == 0 and settings(child) == before
 
 
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP])
+def test_what_else_ends_it_gives_the_cursor_back(end: signal.Signals) -> None:
+    with shmflow.Topic("cam", "w", capacity="1 MiB"), terminal("hz", "cam") as child:
+        child.expect("GAP MEAN")
+        child.kill(end)
+        child.expect_exact("\x1b[?25h")
+        end_of(child)
+        assert child.exitstatus == 128 + end
+
+
 def test_a_mistyped_name_suggests_the_nearest_and_none_says_how_to_make_one() -> None:
     assert "shmflow pub cam --test-pattern" in run("bw", status=1).stderr
     shmflow.Topic("camera", "w", capacity="1 MiB").close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import zipfile
 
 import numpy as np
 import pytest
@@ -203,11 +205,12 @@ def test_ctrl_c_before_the_end_of_files_is_130(topic_name, picture, shm_dir):
     assert not list(shm_dir.glob(f"*{topic_name}*"))
 
 
-def test_sigterm_leaves_as_clean(topic_name, shm_dir):
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP])
+def test_sigterm_and_a_hang_up_leave_as_clean(topic_name, shm_dir, end):
     with Piped("pub", topic_name, "--test-pattern", "-w", "1") as pub:
         pub.process.stderr.readline()
-        status, _, err = pub.interrupt(signal.SIGTERM)
-    assert status == 143 and "the topic removed" in err
+        status, _, err = pub.interrupt(end)
+    assert status == 128 + end and "the topic removed" in err
     assert not list(shm_dir.glob(f"*{topic_name}*"))
 
 
@@ -244,6 +247,12 @@ def test_a_stream_that_somebody_shuts_down_is_ended(topic_name):
         (["--stdin", "--shape", "3x"], 2, "is not a shape"),
         (["--stdin", "--shape", "3", "--dtype", "nonsense"], 2, "NumPy knows no dtype"),
         (["--stdin", "--shape", "3", "--dtype", "O"], 2, "cannot be read from stdin"),
+        (["--stdin", "--shape", "3", "--dtype", "f4,)"], 2, "NumPy knows no dtype"),
+        (["--stdin", "--shape", "3", "--dtype", "99999999999f8"], 2, "NumPy knows no dtype"),
+        (["--stdin", "--shape", "3", "--dtype", "(2,3)f4"], 2, "put them into --shape"),
+        (["--test-pattern", "-r", "nan"], 2, "is not a finite number"),
+        (["--test-pattern", "-r", "1e-300"], 2, "is not in the range"),
+        (["--test-pattern", "--capacity", "0.5"], 2, "is out of range"),
         (["--test-pattern", "--capacity", "much"], 2, "is not a size"),
         (["absent.png"], 2, "does not exist"),
         ([__file__], 1, "OpenCV cannot open it"),
@@ -252,3 +261,36 @@ def test_a_stream_that_somebody_shuts_down_is_ended(topic_name):
 def test_a_wrong_line_says_what_is_wrong(topic_name, words, status, text):
     got, said = within("pub", topic_name, *words)
     assert got == status and text in said, said
+
+
+def test_files_that_cannot_be_sent_say_why(topic_name, tmp_path):
+    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 cut")
+    with zipfile.ZipFile(tmp_path / "text.npz", "w") as archive:
+        archive.writestr("read.me", "hello")
+    np.save(tmp_path / "deep.npy", np.zeros((1,) * 40))
+    for file, text in (
+        ("cut.npz", "NumPy cannot read it"),
+        ("text.npz", "'read.me' in it is no array"),
+        ("deep.npy", "it cannot travel: an array of 40 dimensions"),
+    ):
+        status, _, err = shmflow("pub", topic_name, tmp_path / file)
+        assert status == 1 and text in err and "Traceback" not in err, err
+
+
+def test_what_a_topic_has_no_room_for_says_why(topic_name):
+    line = b"x" * 500_000
+    status, _, err = shmflow("pub", topic_name, "--stdin", stdin=b"short\n" + line + b"\n")
+    assert status == 1 and err.startswith("Error: a message of 488.3 KiB does not fit")
+    status, _, err = shmflow("pub", topic_name, "--stdin", "--shape", "9999999999,9999", stdin=b"x")
+    assert status == 1 and "64 TiB at most" in err and "Traceback" not in err
+
+
+def test_times_come_from_stdin_and_names_of_files_need_be_no_text(topic_name, tmp_path):
+    times = np.arange(6).astype("M8[s]").reshape(2, 3)
+    words = ("--stdin", "--shape", "3", "--dtype", "M8[s]")
+    assert shmflow("pub", topic_name, *words, stdin=times.tobytes())[0] == 0
+    assert [list(message.array) for message in read_all(topic_name)] == [list(t) for t in times]
+    file = tmp_path / os.fsdecode(b"\xff.npy")
+    np.save(file, np.zeros(3))
+    assert shmflow("pub", topic_name, file)[0] == 0
+    assert [message.meta for message in read_all(topic_name)] == [{"file": "\ufffd.npy"}]

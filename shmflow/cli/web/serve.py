@@ -25,6 +25,7 @@ from types import FrameType
 import click
 import uvicorn
 
+from shmflow.cli.leaving import ENDS
 from shmflow.cli.web.app import Site
 from shmflow.cli.web.guard import Guard, is_loopback, new_token
 
@@ -112,8 +113,9 @@ def _ended(number: int, frame: FrameType | None) -> None:
 
 def run(names: Sequence[str] | None, host: str, port: int | None, fps: float, open_: bool) -> None:
     """Serves until Ctrl-C. Prints the address, and nothing else, to standard output."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _ended)  # so that what is to be closed is closed
+    for number in ENDS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, _ended)  # so that what is to be closed is closed
     with contextlib.ExitStack() as stack:
         sock = stack.enter_context(listen(host, port))
         number, token = sock.getsockname()[1], new_token()
