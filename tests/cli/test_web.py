@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -106,6 +107,19 @@ def test_a_strange_host_is_turned_away(view: View) -> None:
         status, headers, body = view.get(host=host)
         assert status in (400, 421), host
         assert b"<html" not in body and "access-control-allow-origin" not in headers
+
+
+def test_browsers_leave_out_the_port_80() -> None:
+    from shmflow.cli.web.guard import Guard
+
+    guard = Guard(None, "token", "127.0.0.1", 80)  # type: ignore[arg-type]
+    assert all(map(guard.admits_host, ("127.0.0.1", "localhost", "127.0.0.1:80", "LOCALHOST:80")))
+    assert not any(map(guard.admits_host, ("", ":80", "evil", "evil:80", "127.0.0.1:81")))
+    wild = Guard(None, "token", "::", 80)  # type: ignore[arg-type]
+    assert all(map(wild.admits_host, ("10.0.0.1", "10.0.0.1:80", "[fe80::1]", "[fe80::1]:80")))
+    assert not wild.admits_host("evil") and not wild.admits_host("10.0.0.1:81")
+    guard = Guard(None, "token", "127.0.0.1", 8407)  # type: ignore[arg-type]
+    assert not guard.admits_host("127.0.0.1")
 
 
 def test_each_answer_keeps_other_origins_out(view: View) -> None:
@@ -238,6 +252,32 @@ def test_a_damaged_topic_is_told_of(view: View, folder: Path) -> None:
     assert view.get("t/bad/reading")[0] == 409
 
 
+def test_another_file_under_the_name_between_two_samples_is_no_error(
+    view: View, folder: Path
+) -> None:
+    with shmflow.Topic("cam", "w", capacity="1 MiB") as topic:
+        topic.write(np.zeros(3))
+        view.facts("cam")
+        (folder / "new").write_bytes(b"junk")
+        (folder / "new").rename(folder / "shmflow.cam")
+        assert view.get("api/facts?t=cam")[0] == 200
+
+
+def test_a_stranger_s_file_is_not_told_of(view: View, folder: Path) -> None:
+    (folder / "shmflow.<b> a&t").write_bytes(b"junk")
+    assert view.facts()["topics"] == []
+
+
+def test_letters_that_are_none_are_shown_as_bytes(view: View) -> None:
+    with shmflow.Topic("cam", "w", capacity="1 MiB") as topic:
+        topic.write(np.frombuffer(b"\xff" * 8, "<U1"))
+        assert "xff" in view.json("t/cam/reading")["reading"]["text"].lower()
+        topic.write(np.frombuffer(b"\xff" * 8, [("letters", "<U2")]))
+        wait_until(lambda: view.json("t/cam/reading")["kind"] == "table", "the next message")
+        [field] = view.json("t/cam/reading")["reading"]["fields"]
+        assert "xff" in field["values"][0].lower()
+
+
 def test_frames_are_saved_as_they_are(view: View) -> None:
     frame = np.random.default_rng(1).integers(0, 256, (40, 60, 3), np.uint8)
     with shmflow.Topic("cam", "w", capacity="1 MiB") as topic:
@@ -356,6 +396,19 @@ def test_ctrl_c_ends_it_with_streams_open(start: Callable[..., View]) -> None:
             stream.close()
 
 
+def test_a_hang_up_ends_it_unless_it_is_ignored(start: Callable[..., View]) -> None:
+    view = start("--port", "0")
+    view.process.send_signal(signal.SIGHUP)
+    assert view.process.wait(LIMIT) == 129
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup
+    try:
+        view = start("--port", "0")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    view.process.send_signal(signal.SIGHUP)
+    assert view.facts()["topics"] == [] and view.interrupt() == 0
+
+
 def test_in_a_terminal(tmp_path: Path) -> None:
     pexpect = pytest.importorskip("pexpect")
     view = pexpect.spawn(
@@ -399,6 +452,7 @@ def test_without_a_window_it_is_the_page(start: Callable[..., View]) -> None:
         (["nowhere"], 1, "there is no topic at all"),
         (["a b"], 2, "is not a topic name"),
         (["--web", "--host", "192.0.2.1"], 1, "give an address of this machine"),
+        (["--web", "--fps", "nan"], 2, "is not a finite number"),
         (["--web", "--port", "70000"], 2, "70000 is not in the range"),
     ],
 )

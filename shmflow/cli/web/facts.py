@@ -8,6 +8,7 @@ Samples are taken when somebody asks, at most EVERY: nobody looks, nothing is do
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -77,15 +78,17 @@ class Facts:
             self._flows = {n: flow_between(r[0], r[-1]) for n, r in self._recent.items()}
             for name in set(self._history) - set(self._flows):
                 del self._history[name]
+                self._holders.pop(name, None)
             for name, flow in self._flows.items():
                 kept = self._history.setdefault(name, deque(maxlen=KEPT))
                 kept.append((flow.hz, flow.bytes_per_s))
         followed: dict[str, Topic] = {}
         for name in wanted:
             if name in self._flows and not self._flows[name].now.error:
-                monitor = self._watch.monitor(name)
-                if monitor is not None:
-                    followed[name] = monitor
+                with contextlib.suppress(Error, OSError):  # another file has got the name
+                    monitor = self._watch.monitor(name)
+                    if monitor is not None:
+                        followed[name] = monitor
         self._ages.follow(followed)
 
     def _take(self) -> None:

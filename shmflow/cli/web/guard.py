@@ -74,9 +74,13 @@ class Guard:
         self._names = names
 
     def admits_host(self, header: str) -> bool:
-        """One of the names, with the port. Where any address is listened on, any address in
-        figures: what is no name cannot be made to point elsewhere."""
-        name, colon, port = header.strip().lower().rpartition(":")
+        """One of the names, with the port (80: without it, as browsers leave it out). Where any
+        address is listened on, any address in figures: what is no name cannot be made to point
+        elsewhere."""
+        asked = header.strip().lower()
+        if self._port == 80 and not asked.endswith(":80"):
+            asked += ":80"
+        name, colon, port = asked.rpartition(":")
         if not colon or port != str(self._port):
             return False
         return name in self._names or (self._wild and _address(name) is not None)
