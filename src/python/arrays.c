@@ -23,7 +23,10 @@
 static int
 import_numpy(void)
 {
-    import_array1(-1);
+    /* Not import_array: it prints what went wrong, and a Ctrl-C becomes an ImportError. */
+    if (_import_array() < 0) {
+        return -1;
+    }
     return 0;
 }
 

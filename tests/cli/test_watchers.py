@@ -178,3 +178,18 @@ def test_streams_that_are_closed_or_have_few_letters_are_no_error() -> None:
             )
             assert (done.returncode, done.stderr) == (0, ""), line
     shmflow.unlink("two")
+
+
+def test_ctrl_c_while_numpy_is_imported_is_a_ctrl_c(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "numpy").mkdir()
+    (tmp_path / "numpy/__init__.py").write_text("raise KeyboardInterrupt")
+    (folder / "shmflow.cam").write_bytes(b"x")
+    for words, status in ((["ls"], 130), (["info", "cam"], 130), (["hz"], 0), (["top"], 0)):
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "shmflow", *words],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        )
+        assert (done.returncode, done.stderr.strip()) == (status, ""), words
