@@ -5,6 +5,7 @@ Owns: a view of all topics that most tests share, and views of their own for tho
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -12,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -107,6 +109,34 @@ def test_a_strange_host_is_turned_away(view: View) -> None:
         status, headers, body = view.get(host=host)
         assert status in (400, 421), host
         assert b"<html" not in body and "access-control-allow-origin" not in headers
+
+
+def test_who_asks_nothing_or_is_refused_keeps_no_connection(start: Callable[..., View]) -> None:
+    view = start("--port", "0")
+    view.facts()  # it has all that it needs
+    fds = Path(f"/proc/{view.pid}/fd")
+    before = len(list(fds.iterdir()))
+    with contextlib.ExitStack() as stack:
+        for text in (
+            b"",
+            b"GET / HT",
+            f"GET / HTTP/1.1\r\nHost: localhost:{view.port}\r\n\r\n".encode(),
+        ):
+            for _ in range(10):
+                sock = stack.enter_context(
+                    socket.create_connection(("127.0.0.1", view.port), LIMIT)
+                )
+                sock.sendall(text)
+        with shmflow.Topic("cam", "w", capacity="1 MiB") as topic:  # who has the token stays
+            topic.write(np.zeros((20, 20), np.uint8))
+            stream = Stream(view, "cam")
+            stream.picture()
+            wait_until(lambda: len(list(fds.iterdir())) <= before + 5, "the end of connections")
+            time.sleep(0.5)
+            topic.write(np.ones((20, 20), np.uint8))
+            stream.picture()
+            stream.close()
+    assert view.interrupt() == 0 and view.stderr == ""
 
 
 def test_browsers_leave_out_the_port_80() -> None:

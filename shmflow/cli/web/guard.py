@@ -124,7 +124,8 @@ async def _refuse(
     send: Send, status: int, text: str, headers: list[tuple[bytes, bytes]] | None = None
 ) -> None:
     kind = (b"content-type", b"text/plain; charset=utf-8")
+    end = (b"connection", b"close")  # a stranger keeps no descriptor
     await send(
-        {"type": "http.response.start", "status": status, "headers": [kind, *(headers or [])]}
+        {"type": "http.response.start", "status": status, "headers": [kind, end, *(headers or [])]}
     )
     await send({"type": "http.response.body", "body": text.encode() + b"\n"})

@@ -18,9 +18,11 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 import webbrowser
 from collections.abc import Iterator, Sequence
 from types import FrameType
+from typing import Any
 
 import click
 import uvicorn
@@ -30,11 +32,27 @@ from shmflow.cli.web.app import Site
 from shmflow.cli.web.guard import Guard, is_loopback, new_token
 
 PORT = 8407
+PATIENCE = 5.0  # s, with who connects and asks nothing: any user of the machine can
 SEND_BUFFER = 128 * 1024  # bytes: what is under way to a slow browser is old when it arrives
 
 
 class Server(uvicorn.Server):  # type: ignore[misc]
     """Ends at the first signal, with all its connections."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._silent: dict[Any, float] = {}  # connections without a question, since when
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second. Descriptors are few: who keeps silent does not keep one."""
+        now = time.monotonic()
+        silent = [c for c in self.server_state.connections if getattr(c, "cycle", None) is None]
+        self._silent = {c: self._silent.get(c, now) for c in silent}
+        for connection, since in self._silent.items():
+            if now - since > PATIENCE and connection.transport is not None:
+                connection.transport.abort()
+        ends: bool = await super().on_tick(counter)
+        return ends
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         _quiet()
