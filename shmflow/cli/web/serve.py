@@ -160,11 +160,12 @@ def run(names: Sequence[str] | None, host: str, port: int | None, fps: float, op
                 "what is sent is not encrypted.",
                 err=True,
             )
+        # A note from here on: an exception might come while asyncio begins, and leave it half made.
+        signal.signal(signal.SIGINT, server.handle_exit)
         click.echo(url)
         sys.stdout.flush()
         if sys.stdout.isatty():
             click.echo("Ctrl-C ends it.", err=True)
         if open_ and has_desktop():
             stack.enter_context(browser(url))
-        with contextlib.suppress(KeyboardInterrupt):  # raised anew when the server has ended
-            server.run(sockets=[sock])
+        server.run(sockets=[sock])
