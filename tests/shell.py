@@ -1,18 +1,22 @@
-"""`shmflow` as it is typed: in this process, piped, in the background, in a pseudo-terminal."""
+"""`shmflow` as it is typed: in this process, piped, in the background, in a pseudo-terminal.
+
+Owns how each of these is started, waited for and ended. Processes run the installed package, not
+the checkout, and a warning is an error in them and in their children. Their environment is this
+process's: a test changes it with monkeypatch.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from types import MappingProxyType
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from importlib.util import find_spec
 from typing import Any
 
 import pexpect
@@ -22,109 +26,136 @@ from click.testing import CliRunner, Result
 from shmflow.cli import main
 
 PATIENCE = 20  # s, for whatever is waited for
-COMMAND = [sys.executable, "-W", "error", "-m", "shmflow"]
-WITHOUT_RICH = "import sys; sys.modules['rich'] = None; from shmflow.cli import main; main()"
-SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+PYTHON = (sys.executable, "-P")  # -P: without the folder it is started in, the checkout
+COMMAND = (*PYTHON, "-m", "shmflow")
+SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")  # moves the cursor, or sets a colour
 
 
-def start(words: Iterable[object]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*COMMAND, *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        cwd="/",
-    )
+def without(module: str) -> Sequence[str]:
+    """The command where this module is not installed."""
+    script = f"import sys; sys.modules[{module!r}] = None; from shmflow.cli import main; main()"
+    return (*PYTHON, "-c", script)
+
+
+with_rich_and_without = pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(
+            COMMAND,
+            marks=pytest.mark.skipif(find_spec("rich") is None, reason="rich is not installed"),
+            id="rich",
+        ),
+        pytest.param(without("rich"), id="plain"),
+    ],
+)
+
+
+def environment() -> dict[str, str]:
+    """Of the processes: this one's, but that warnings are errors and a cursor can be moved."""
+    return os.environ | {"PYTHONWARNINGS": "error", "TERM": "xterm-256color"}
 
 
 def run(*args: object, status: int = 0) -> Result:
-    """In this process, to its end, which must be with this status: stdout, stderr."""
+    """In this process, to its end, which must be with this status: stdout, stderr, output (both).
+    Much quicker than a process."""
     done = CliRunner().invoke(main, [*map(str, args)], prog_name="shmflow")
-    assert done.exit_code == status, f"{done.exit_code}\n{done.output}\n{done.exception!r}"
+    told = f"{done.exit_code}\n{done.output}\n{done.exception!r}"
+    assert done.exit_code == status and isinstance(done.exception, SystemExit | None), told
     return done
 
 
-def run_piped(*commands: Iterable[object]) -> list[str]:
-    """Processes of their own, all at the same time: what they say, when all have ended with 0."""
-    processes = [start(words) for words in commands]
-    try:
-        ends = [process.communicate(timeout=PATIENCE) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
-    for process, (out, err) in zip(processes, ends, strict=True):
-        assert (process.returncode, err) == (0, ""), f"{process.args}\n{out}\n{err}"
-    return [out for out, _ in ends]
-
-
-@contextmanager
-def running(*args: object) -> Iterator[subprocess.Popen[str]]:
-    """In the background; killed if it still runs at the end."""
-    process = start(args)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-@contextmanager
-def terminal(
-    *args: object,
-    size: tuple[int, int] = (24, 110),
-    rich: bool = True,
-    program: Sequence[str] = (),
-    env: Mapping[str, str] = MappingProxyType({}),
-) -> Iterator[pexpect.spawn[str]]:
-    """In a pseudo-terminal of so many lines and columns; rich: with it, or as if it were absent;
-    program: another one than shmflow."""
-    if rich and not program:
-        pytest.importorskip("rich")
-    words = [*(COMMAND if rich else [sys.executable, "-c", WITHOUT_RICH]), *map(str, args)]
-    command, *rest = program or words
-    child = pexpect.spawn(
-        command,
-        rest,
-        dimensions=size,
-        timeout=PATIENCE,
-        encoding="utf-8",
-        cwd="/",
-        env=os.environ | {"TERM": "xterm-256color"} | env,
+def piped(
+    *args: object, stdin: bytes = b"", command: Sequence[str] = COMMAND
+) -> tuple[int, str, str]:
+    """In a process of its own, to its end: exit status, stdout, stderr."""
+    done = subprocess.run(
+        [*command, *map(str, args)],
+        input=stdin,
+        capture_output=True,
+        timeout=3 * PATIENCE,
+        env=environment(),
     )
-    try:
-        yield child
-    finally:
-        child.close(force=True)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
-def settings(child: pexpect.spawn[str]) -> list[Any]:
-    """Of the child's terminal."""
-    return termios.tcgetattr(child.child_fd)
+class Running(subprocess.Popen):
+    """In the background, its output piped; killed if it still runs when the block ends."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(
+            [*COMMAND, *map(str, args)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self.communicate()
+
+    def finish(self) -> tuple[int, str, str]:
+        """Wait for its end: exit status, the rest of stdout, the rest of stderr."""
+        out, err = self.communicate(timeout=PATIENCE)
+        return self.returncode, out, err
+
+    def interrupt(self, signum: int = signal.SIGINT) -> tuple[int, str, str]:
+        """Ctrl-C, or another signal, and `finish`."""
+        self.send_signal(signum)
+        return self.finish()
 
 
-def end_of(child: pexpect.spawn[str]) -> str:
-    """All it still says, without what moves the cursor; back when it has ended."""
-    child.expect(pexpect.EOF)
-    said = child.before or ""
-    child.wait()
-    return SEQUENCE.sub("", said)
+def side_by_side(*commands: Iterable[object]) -> list[str]:
+    """Piped, all at the same time: what each says, when all have ended with 0 and no complaint."""
+    with ExitStack() as stack:
+        processes = [stack.enter_context(Running(*words)) for words in commands]
+        ends = [process.finish() for process in processes]
+    assert [(status, err) for status, _, err in ends] == [(0, "")] * len(ends), ends
+    return [out for _, out, _ in ends]
 
 
-def until(condition: Callable[[], Any], what: str) -> None:
+class Terminal(pexpect.spawn):
+    """In a pseudo-terminal of so many columns, which is closed when the block ends.
+
+    `command` may be another one than shmflow. `said` is what came at the end, after all that was
+    expected: without colours and what moves the cursor, which `before` has."""
+
+    def __init__(self, *args: object, columns: int = 110, command: Sequence[str] = COMMAND) -> None:
+        program, *words = [*command, *map(str, args)]
+        super().__init__(
+            program,
+            words,
+            timeout=PATIENCE,
+            encoding="utf-8",
+            env=environment(),
+            dimensions=(24, columns),
+        )
+        self.modes = termios.tcgetattr(self.child_fd)
+
+    def is_as_before(self) -> bool:
+        """Has the terminal the modes (echo, waiting for Enter, ...) that it began with?"""
+        return termios.tcgetattr(self.child_fd) == self.modes
+
+    def finish(self) -> int:
+        """Wait for its end, at which the terminal must be as it was before: the exit status."""
+        self.expect(pexpect.EOF)
+        self.said = SEQUENCE.sub("", self.before)
+        self.wait()
+        assert self.is_as_before(), f"the terminal is not as it was: {self.said}"
+        assert self.exitstatus is not None, f"ended by signal {self.signalstatus}: {self.said}"
+        return self.exitstatus
+
+    def ctrl_c(self) -> int:
+        """Press it, and `finish`."""
+        self.sendintr()
+        return self.finish()
+
+
+def until(condition: Callable[[], Any], what: str) -> Any:
+    """What the condition gives once it is true."""
     deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
-
-
-def digest(file: Path) -> tuple[str, int]:
-    """Its bytes, and when they last changed."""
-    return hashlib.sha256(file.read_bytes()).hexdigest(), file.stat().st_mtime_ns
-
-
-def mappings_of(pid: int, file: Path) -> set[str]:
-    """The protections of a process's mappings of that file."""
-    lines = [line.split(maxsplit=5) for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
-    return {line[1] for line in lines if len(line) > 5 and line[5].startswith(str(file))}
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {PATIENCE} s: {what}"
+        time.sleep(0.02)
+    return value

@@ -6,14 +6,14 @@ import json
 import time
 
 import pytest
-from terminal import InTerminal, shmflow, wait_until
+from shell import Terminal, piped, until
 
 import shmflow as sf
 
 
 @pytest.mark.slow
-def test_all_figures_in_the_shortest_time(tmp_path, shm_dir):
-    status, out, err = shmflow("bench", "--seconds", "5", "--json")
+def test_all_figures_in_the_shortest_time(shm_dir):
+    status, out, err = piped("bench", "--seconds", 5, "--json")
     assert status == 0, err
     figures = json.loads(out)
     assert figures["not_measured"] == {}
@@ -27,23 +27,23 @@ def test_all_figures_in_the_shortest_time(tmp_path, shm_dir):
     assert not list(shm_dir.glob("*bench-*"))
 
 
-def test_ctrl_c_between_two_processes_leaves_nothing(tmp_path):
-    with InTerminal("bench", SHMFLOW_DIR=str(tmp_path)) as bench:
+def test_ctrl_c_between_two_processes_leaves_nothing(folder):
+    with Terminal("bench") as bench:
         bench.expect(r"\[1/5\]")
-        wait_until(lambda: any(tmp_path.iterdir()))
+        until(lambda: any(folder.iterdir()), "a topic")
         assert bench.ctrl_c() == 130
-    assert list(tmp_path.iterdir()) == []
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("pause", [0.2, 1.0])
-def test_ctrl_c_ends_the_children_too(tmp_path, pause):
-    with InTerminal("bench", "--seconds", "8", SHMFLOW_DIR=str(tmp_path)) as bench:
+def test_ctrl_c_ends_the_children_too(folder, pause):
+    with Terminal("bench", "--seconds", 8) as bench:
         bench.expect(r"\[2/5\]")
-        wait_until(lambda: any("stream" in path.name for path in tmp_path.iterdir()))
+        until(lambda: any("stream" in path.name for path in folder.iterdir()), "the stream")
         time.sleep(pause)  # the child is starting, or at work
         assert bench.ctrl_c() == 130
-        assert "Traceback" not in bench.before
-    assert list(tmp_path.iterdir()) == []
+        assert "Traceback" not in bench.said
+    assert list(folder.iterdir()) == []
 
 
 def test_what_was_made_for_the_moment_is_removed(topic_name, shm_dir):
@@ -56,9 +56,9 @@ def test_what_was_made_for_the_moment_is_removed(topic_name, shm_dir):
     sf.unlink(f"{topic_name}x")
 
 
-def test_no_room_is_told_and_the_rest_is_measured(tmp_path):
-    absent = str(tmp_path / "absent")
-    status, out, err = shmflow("bench", "--seconds", "5", SHMFLOW_DIR=absent)
+def test_no_room_is_told_and_the_rest_is_measured(folder):
+    folder.rmdir()
+    status, out, err = piped("bench", "--seconds", 5)
     assert (status, out) == (1, "")
     assert "not measured: 64 B between two processes" in err and "shmflow doctor" in err
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from terminal import InTerminal, shmflow
+from shell import Terminal, piped
 
 import shmflow as sf
 from shmflow.cli import doctor_checks as checks
@@ -223,12 +223,7 @@ LOGIND = {"run/systemd/seats/seat0": "", "etc/login.defs": "SYS_UID_MAX  999\n"}
         (LOGIND, 1000, "/mnt/ring", "OK"),
         (LOGIND | {"var/lib/systemd/linger/eva": ""}, 1000, "/dev/shm", "OK"),
         (LOGIND | {"etc/systemd/logind.conf": OFF}, 1000, "/dev/shm", "OK"),
-        (
-            LOGIND | {"etc/systemd/logind.conf": "[Login]\n#RemoveIPC=no\n"},
-            1000,
-            "/dev/shm",
-            "look",
-        ),
+        (LOGIND | {"etc/systemd/logind.conf": COMMENT}, 1000, "/dev/shm", "look"),
         (
             LOGIND
             | {
@@ -288,12 +283,11 @@ def test_huge_pages(machine, kernel, option, words):
 # ---- what is left over ---------------------------------------------------------------------------
 
 
-def test_leftovers_are_found_and_left_alone(topic_name, tmp_path, monkeypatch, spawn):
+def test_leftovers_are_found_and_left_alone(folder, monkeypatch, spawn):
     from shmflow.cli import doctor_topics
 
-    monkeypatch.setenv("SHMFLOW_DIR", str(tmp_path))
     monkeypatch.setattr(doctor_topics, "LARGE", MIB)
-    assert [f.level for f in doctor_topics.leftovers(tmp_path)] == ["OK", "OK", "OK"]
+    assert [f.level for f in doctor_topics.leftovers(folder)] == ["OK", "OK", "OK"]
     with sf.Topic("idle", "w", capacity="2 MiB") as topic:
         topic.write(1)
     child = spawn("""
@@ -305,70 +299,68 @@ def test_leftovers_are_found_and_left_alone(topic_name, tmp_path, monkeypatch, s
     """)
     child.expect("ready")
     child.kill()
-    (tmp_path / "shmflow.broken").write_bytes(b"nonsense" * 1000)
-    (tmp_path / ".shmflow-half").write_bytes(b"")
-    before = sorted(os.listdir(tmp_path))
-    broken, dead, idle = doctor_topics.leftovers(tmp_path)
+    (folder / "shmflow.broken").write_bytes(b"nonsense" * 1000)
+    (folder / ".shmflow-half").write_bytes(b"")
+    before = sorted(os.listdir(folder))
+    broken, dead, idle = doctor_topics.leftovers(folder)
     assert broken.level == "bad" and broken.todo.endswith("shmflow rm broken")
     assert dead.level == "look" and f"pid {child.pid}" in dead.found
     assert "1 unfinished file" in dead.found and "shmflow clean" in dead.todo
     assert idle.level == "look" and "idle (" in idle.found and "died (" in idle.found
-    assert sorted(os.listdir(tmp_path)) == before
+    assert sorted(os.listdir(folder)) == before
 
 
-def test_topics_of_others_that_may_not_be_read(tmp_path, monkeypatch):
+def test_topics_of_others_that_may_not_be_read(folder, monkeypatch):
     from shmflow.cli import doctor_topics
 
-    monkeypatch.setenv("SHMFLOW_DIR", str(tmp_path))
     sf.Topic("cam", "w", capacity="1 MiB").close()
     assert doctor_topics.permissions(os.getuid()).found == "all topics are yours"
     assert "1 topics of other users" in doctor_topics.permissions(os.getuid() + 1).found
     monkeypatch.setattr(doctor_topics.os, "access", lambda *_: False)
     finding = doctor_topics.permissions(os.getuid() + 1)
     assert finding.level == "look" and "cam of" in finding.found and "0o660" in finding.todo
-    os.unlink(tmp_path / "shmflow.cam")
+    os.unlink(folder / "shmflow.cam")
 
 
 # ---- this machine --------------------------------------------------------------------------------
 
 
-def test_the_self_test_leaves_nothing(tmp_path, monkeypatch):
+def test_the_self_test_leaves_nothing(folder):
     from shmflow.cli.doctor_trial import trial
 
-    monkeypatch.setenv("SHMFLOW_DIR", str(tmp_path))
     finding = trial()
     assert finding.level == "OK", finding
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(folder) == []
 
 
-def test_a_self_test_that_cannot_run_says_why(tmp_path, monkeypatch):
+def test_a_self_test_that_cannot_run_says_why(folder, monkeypatch):
     from shmflow.cli import doctor_trial
 
-    monkeypatch.setenv("SHMFLOW_DIR", str(tmp_path))
     monkeypatch.setattr(doctor_trial.sys, "executable", "/bin/false")
     finding = doctor_trial.trial()
     assert finding.level == "bad" and "the child process ended" in finding.found
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(folder) == []
 
 
-def test_json_has_every_check_and_the_status_follows_the_worst(tmp_path):
-    status, out, err = shmflow("doctor", "--json", SHMFLOW_DIR=str(tmp_path))
+def test_json_has_every_check_and_the_status_follows_the_worst(folder):
+    status, out, err = piped("doctor", "--json")
     found = {line["check"]: line for line in map(json.loads, out.splitlines())}
     assert err == "" and {"kernel", "space", "clock", "self-test", "RemoveIPC"} <= found.keys()
     assert status == any(line["level"] == "bad" for line in found.values())
     assert found["self-test"]["level"] == "OK"
-    status, out, _ = shmflow("doctor", SHMFLOW_DIR=str(tmp_path / "absent"))
+    folder.rmdir()
+    status, out, _ = piped("doctor")
     assert status == 1 and "is not there" in out and "1 of " in out
 
 
-def test_on_a_terminal_long_lines_are_folded_and_ctrl_c_leaves_nothing(tmp_path):
-    with InTerminal("doctor", SHMFLOW_DIR=str(tmp_path)) as doctor:
-        assert doctor.ended() in (0, 1)
-        lines = doctor.before.splitlines()
-    assert all(len(line) <= 100 + len("\x1b[32m\x1b[0m") for line in lines)
+def test_on_a_terminal_long_lines_are_folded_and_ctrl_c_leaves_nothing(folder):
+    with Terminal("doctor", columns=100) as doctor:
+        assert doctor.finish() in (0, 1)
+        lines = doctor.said.splitlines()
+    assert all(len(line) <= 100 for line in lines)
     assert any("self-test" in line for line in lines)
-    with InTerminal("doctor", SHMFLOW_DIR=str(tmp_path)) as doctor:
+    with Terminal("doctor") as doctor:
         doctor.expect("versions")
         time.sleep(0.2)  # anywhere
         assert doctor.ctrl_c() in (0, 1, 130)
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(folder) == []

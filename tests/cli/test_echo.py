@@ -7,8 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from shell import run, terminal
-from terminal import InTerminal, Piped, shmflow, within
+from shell import Running, Terminal, piped, run
 
 import shmflow as sf
 
@@ -26,8 +25,8 @@ def three(topic_name):
 def test_json_has_the_array_as_it_was_sent_by_pub(topic_name, tmp_path):
     grid = np.arange(12.0).reshape(3, 4)
     np.save(tmp_path / "grid.npy", grid)
-    assert shmflow("pub", topic_name, tmp_path / "grid.npy")[0] == 0
-    status, out, err = shmflow("echo", topic_name, "--json")
+    assert piped("pub", topic_name, tmp_path / "grid.npy")[0] == 0
+    status, out, err = piped("echo", topic_name, "--json")
     assert (status, err) == (0, "")
     message = json.loads(out)
     assert message["array"] == grid.tolist()
@@ -38,7 +37,7 @@ def test_json_has_the_array_as_it_was_sent_by_pub(topic_name, tmp_path):
 
 
 def test_people_get_a_header_and_the_array_as_numpy_prints_it(three):
-    status, out, _ = shmflow("echo", three, "--from-oldest", "-n", "3")
+    status, out, _ = piped("echo", three, "--from-oldest", "-n", "3")
     assert status == 0
     lines = out.splitlines()
     assert lines[0].startswith("#1  2001-09-") and "float64 (2, 3)  48 B" in lines[0]
@@ -50,12 +49,12 @@ def test_people_get_a_header_and_the_array_as_numpy_prints_it(three):
 
 
 def test_without_arrays_there_are_headers_only(three):
-    status, out, _ = shmflow("echo", three, "--from-oldest", "-n", "3", "--no-arr")
+    status, out, _ = piped("echo", three, "--from-oldest", "-n", "3", "--no-arr")
     assert status == 0 and [line[:2] for line in out.splitlines()] == ["#1", "#2", "#3"]
 
 
 def test_csv_has_numbers_stamps_and_flat_values(three):
-    _, out, _ = shmflow("echo", three, "--from-oldest", "-n", "2", "--csv")
+    _, out, _ = piped("echo", three, "--from-oldest", "-n", "2", "--csv")
     first, second = out.splitlines()
     assert first == f"1,{10**18 + 5},0.0,1.0,2.0,3.0,4.0,5.0"
     assert second.endswith(",grüße")
@@ -63,27 +62,27 @@ def test_csv_has_numbers_stamps_and_flat_values(three):
 
 def test_fields_are_chosen(three):
     words = ["echo", three, "--from-oldest", "-n", "2"]
-    _, out, _ = shmflow(*words, "--field", "dtype", "--field", "shape")
+    _, out, _ = piped(*words, "--field", "dtype", "--field", "shape")
     assert out == "float64\t(2, 3)\nuint8\t(7,)\n"
-    _, out, _ = shmflow(*words, "--json", "--field", "meta")
+    _, out, _ = piped(*words, "--json", "--field", "meta")
     assert out == '{"meta":{"unit":"mm"}}\n{"meta":{}}\n'
 
 
 def test_once_is_the_newest_message_and_takes_nothing(three):
     with sf.Topic(three, "r") as reader:
         reader.read()
-        status, out, _ = shmflow("echo", three, "--once", "--field", "seq")
+        status, out, _ = piped("echo", three, "--once", "--field", "seq")
         assert (status, out) == (0, "3\n")
         assert reader.read_message(0).seq == 2 and reader.lost == 0
 
 
 def test_it_waits_for_a_topic_takes_no_place_and_ends_with_the_stream(topic_name):
-    with Piped("echo", topic_name, "--field", "array") as echo:
-        assert f"waiting for topic {topic_name!r}" in echo.process.stderr.readline()
+    with Running("echo", topic_name, "--field", "array") as echo:
+        assert f"waiting for topic {topic_name!r}" in echo.stderr.readline()
         with sf.Topic(topic_name, "w") as topic:
             topic.write(b"first")
-            assert echo.process.stdout.readline() == "first\n"
-            assert echo.process.pid not in [p.pid for p in topic.participants()]
+            assert echo.stdout.readline() == "first\n"
+            assert echo.pid not in [p.pid for p in topic.participants()]
             topic.write(b"second")
             topic.shutdown()
         status, out, _ = echo.finish()
@@ -92,40 +91,39 @@ def test_it_waits_for_a_topic_takes_no_place_and_ends_with_the_stream(topic_name
 
 def test_silence_is_explained_once(topic_name):
     with sf.Topic(topic_name, "w", capacity="1 MiB") as topic:
-        with Piped("echo", topic_name, "-n", "1", "--no-arr") as echo:
-            line = echo.process.stderr.readline()
+        with Running("echo", topic_name, "-n", "1", "--no-arr") as echo:
+            line = echo.stderr.readline()
             assert line.startswith("waiting: no message on") and "none was ever written" in line
             topic.write(1)
             assert echo.finish()[::2] == (0, "")
 
 
-def test_what_was_missed_is_told(topic_name):
+@pytest.fixture
+def after_three_lost(topic_name):
+    """The fifth message, to a monitor that has seen the first."""
+    with sf.Topic(topic_name, "w", depth=2) as topic:
+        topic.write(0)
+        with sf.Topic(topic_name, "monitor", start="oldest") as monitor:
+            monitor.read()
+            topic.write_many(range(1, 6))
+            return monitor.read_message()
+
+
+def test_what_was_missed_is_told(after_three_lost):
     from shmflow.cli import echo_forms
 
-    with sf.Topic(topic_name, "w", depth=2) as topic:
-        topic.write(0)
-        with sf.Topic(topic_name, "monitor", start="oldest") as monitor:
-            monitor.read()
-            topic.write_many(range(1, 6))
-            message = monitor.read_message()
-    assert message.lost == 3
-    assert echo_forms.header(message).endswith("lost 3 before this")
-    assert echo_forms.as_json(message, ["lost"]) == {"lost": 3}
+    assert after_three_lost.lost == 3
+    assert echo_forms.header(after_three_lost).endswith("lost 3 before this")
+    assert echo_forms.as_json(after_three_lost, ["lost"]) == {"lost": 3}
 
 
-def test_lost_messages_go_to_stderr_where_the_form_has_no_place_for_them(topic_name, capsys):
+def test_lost_messages_go_to_stderr_where_the_form_has_no_place_for_them(after_three_lost, capsys):
     from shmflow.cli.echo import form
 
-    with sf.Topic(topic_name, "w", depth=2) as topic:
-        topic.write(0)
-        with sf.Topic(topic_name, "monitor", start="oldest") as monitor:
-            monitor.read()
-            topic.write_many(range(1, 6))
-            message = monitor.read_message()
-    form((), False, True, False)(message)
+    form((), False, True, False)(after_three_lost)
     captured = capsys.readouterr()
     assert captured.err == "lost 3 before #5\n"
-    assert captured.out == f"5,{message.timestamp_ns},4\n"
+    assert captured.out == f"5,{after_three_lost.timestamp_ns},4\n"
 
 
 @pytest.mark.parametrize(
@@ -155,10 +153,10 @@ def test_stamps_that_no_calendar_has_are_shown_as_numbers():
 
 
 def test_ctrl_c_is_how_it_ends_unless_a_count_was_given(three):
-    with InTerminal("echo", topic_of(three), "--no-arr") as echo:
+    with Terminal("echo", topic_of(three), "--no-arr") as echo:
         echo.expect("#1 ")
         assert echo.ctrl_c() == 0
-    with InTerminal("echo", topic_of(three), "--no-arr", "-n", "2") as echo:
+    with Terminal("echo", topic_of(three), "--no-arr", "-n", "2") as echo:
         echo.expect("#1 ")
         assert echo.ctrl_c() == 130
 
@@ -182,13 +180,12 @@ def topic_of(three: str) -> str:
     ],
 )
 def test_a_wrong_line_says_what_is_wrong(topic_name, words, text):
-    status, said = within("echo", topic_name, *words)
-    assert status == 2 and text in said, said
+    assert text in run("echo", topic_name, *words, status=2).output
 
 
 def test_a_broken_topic_is_told_and_ends_it(topic_name, shm_dir):
     (shm_dir / f"shmflow.{topic_name}").write_bytes(b"nonsense" * 1000)
-    status, _, err = shmflow("echo", topic_name, "--once")
+    status, _, err = piped("echo", topic_name, "--once")
     assert status == 1 and "is not a usable topic" in err
 
 
@@ -214,18 +211,14 @@ def test_nothing_that_a_message_holds_ends_it_or_reaches_the_terminal(topic_name
             said = run("echo", topic_name, "--once", *words).stdout
             if words == ["--json"]:
                 assert json.loads(said)["meta"] == HOSTILE
-            with terminal("echo", topic_name, "--once", *words) as child:
-                child.expect("1")
-                shown = child.after + child.read()
-                child.wait()
-                assert child.exitstatus == 0 and not set(shown.replace("\r\n", "")) & set(
-                    "\x1b\x9b\r"
-                )
+            with Terminal("echo", topic_name, "--once", *words) as echo:
+                assert echo.finish() == 0
+                assert not set(echo.before.replace("\r\n", "")) & set("\x1b\x9b\r")
 
 
 def test_a_wait_for_a_topic_is_told_once(topic_name):
-    with Piped("echo", topic_name, "--field", "array") as echo:  # a warning would be an error
-        assert "which is not there yet" in echo.process.stderr.readline()
+    with Running("echo", topic_name, "--field", "array") as echo:  # a warning would be an error
+        assert "which is not there yet" in echo.stderr.readline()
         time.sleep(1.5)  # the core warns after one second
         with sf.Topic(topic_name, "w") as topic:
             topic.write(b"first")

@@ -10,21 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shell import end_of, run, terminal
+from cli.looking import person, sample
+from shell import Terminal, run
 
 import shmflow
 from shmflow.cli import blame
-from shmflow.cli.watch import Sample, flow_between
+from shmflow.cli.watch import flow_between
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of topics that no other test looks at."""
-    path = tmp_path / "topics"
-    path.mkdir()
-    monkeypatch.setenv("SHMFLOW_DIR", str(path))
+def quick(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All tests have topics of their own, and looks that follow each other quickly."""
     monkeypatch.setattr("shmflow.cli.info.MOMENT", 0.05)
-    return path
 
 
 def told(name: str) -> tuple[dict[str, Any], str]:
@@ -136,25 +133,6 @@ def test_what_was_read_in_time_blames_nobody() -> None:
         assert "Nobody is in anybody's way." in told("jobs")[1]
 
 
-def person(**facts: Any) -> shmflow.Participant:
-    empty = {
-        "pid": 7,
-        "command": "x.py",
-        "mode": "r",
-        "alive": True,
-        "group": "",
-        "lossless": False,
-    }
-    return shmflow.Participant(
-        [(empty | facts).get(name, 0) for name in shmflow.Participant.__match_args__]
-    )
-
-
-def sample(at: float, head: int, *people: shmflow.Participant, depth: int = 10) -> Sample:
-    tail = max(1, head - depth + 1)
-    return Sample("t", at, "", 1, head, tail, capacity=1000, depth=depth, participants=people)
-
-
 def test_each_thing_to_blame_has_its_sentence(spawn: Callable[..., Any]) -> None:
     before = sample(0, 20, person(lost=5), person(pid=8, mode="w", writer_waits=1))
     lossy = person(lost=8, lag=12)
@@ -195,7 +173,7 @@ def test_a_stream_that_ended_without_a_message_and_meta_that_a_terminal_would_ob
 
 
 def test_on_a_terminal() -> None:
-    with shmflow.Topic("cam", "w", capacity="1 MiB") as writer, terminal("info", "cam") as child:
-        said = end_of(child)
-        assert child.exitstatus == 0 and writer.participants()[0].alive
-    assert "─" in said and f" {os.getpid()} " in said
+    pytest.importorskip("rich")
+    with shmflow.Topic("cam", "w", capacity="1 MiB") as writer, Terminal("info", "cam") as info:
+        assert info.finish() == 0 and writer.participants()[0].alive
+        assert "─" in info.said and f" {os.getpid()} " in info.said

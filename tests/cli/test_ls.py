@@ -12,21 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cli.looking import flowing
 from needs import missing
-from shell import end_of, run, terminal
+from shell import Terminal, run
 
 import shmflow
 from shmflow.cli.watch import Watch
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of topics that no other test looks at."""
-    path = tmp_path / "topics"
-    path.mkdir()
-    monkeypatch.setenv("SHMFLOW_DIR", str(path))
+def quick(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All tests have topics of their own, and looks that follow each other quickly."""
     monkeypatch.setattr("shmflow.cli.ls.MOMENT", 0.05)
-    return path
 
 
 def test_without_topics_it_says_how_to_make_one() -> None:
@@ -117,24 +114,10 @@ def test_the_topic_of_another_user_is_private_not_broken(reachable: None) -> Non
 
 
 def test_the_rate_is_that_of_now() -> None:
-    import threading
-
-    with shmflow.Topic("cam", "w", capacity="1 MiB") as writer:
-        end = threading.Event()
-
-        def write() -> None:
-            while not end.wait(0.01):
-                writer.write(b"0123456789")
-
-        thread = threading.Thread(target=write)
-        thread.start()
-        try:
-            (facts,) = json.loads(run("ls", "--json").stdout)
-        finally:
-            end.set()
-            thread.join()
+    with shmflow.Topic("cam", "w", capacity="1 MiB") as writer, flowing(writer):
+        (facts,) = json.loads(run("ls", "--json").stdout)
     assert facts["rate"] > 0
-    assert facts["bytes_per_s"] == pytest.approx(10 * facts["rate"])
+    assert facts["bytes_per_s"] == pytest.approx(80 * facts["rate"])
 
 
 def test_a_mistyped_name_suggests_the_nearest() -> None:
@@ -144,8 +127,8 @@ def test_a_mistyped_name_suggests_the_nearest() -> None:
 
 
 def test_on_a_terminal_names_stay_whole_where_it_is_narrow() -> None:
+    pytest.importorskip("rich")
     shmflow.Topic("robot/arm/left", "w", capacity="1 MiB").close()
-    with terminal("ls", size=(24, 80)) as child:
-        said = end_of(child)
-        assert child.exitstatus == 0
-    assert "robot/arm/left" in said and "─" in said and "idle" in said
+    with Terminal("ls", columns=80) as ls:
+        assert ls.finish() == 0
+        assert "robot/arm/left" in ls.said and "─" in ls.said and "idle" in ls.said

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from shell import PATIENCE, end_of, run, run_piped, running, settings, terminal
+from cli.looking import flowing
+from shell import PATIENCE, Running, Terminal, run, side_by_side, with_rich_and_without
 
 import shmflow
 from shmflow.cli.delay import Delay
@@ -24,31 +22,9 @@ MS = 1_000_000
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of topics that no other test looks at."""
-    path = tmp_path / "topics"
-    path.mkdir()
-    monkeypatch.setenv("SHMFLOW_DIR", str(path))
+def quick(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All tests have topics of their own, and looks that follow each other quickly."""
     monkeypatch.setattr("shmflow.cli.meter.EVERY", 0.05)
-    return path
-
-
-@contextmanager
-def flowing(writer: shmflow.Topic) -> Iterator[None]:
-    """Meanwhile, a thread writes 80 bytes every few milliseconds."""
-    end = threading.Event()
-
-    def write() -> None:
-        while not end.wait(0.003):
-            writer.write(np.zeros(10), timeout=PATIENCE)
-
-    thread = threading.Thread(target=write)
-    thread.start()
-    try:
-        yield
-    finally:
-        end.set()
-        thread.join()
 
 
 def reports(text: str) -> list[dict[str, Any]]:
@@ -94,7 +70,7 @@ def test_what_flows_is_measured_while_it_flows() -> None:
         shmflow.Topic("imu", "r") as reader,
         flowing(writer),
     ):
-        told = run_piped(*((name, "--json", "-n", 2) for name in ("hz", "bw", "delay")))
+        told = side_by_side(*((name, "--json", "-n", 2) for name in ("hz", "bw", "delay")))
         lag = reader.stats().lag
     (_, hz_told), (_, bw_told), delays = map(reports, told)
     assert hz_told["rate"] > 0 and hz_told["window"] > 4, "more than a shallow ring retains at once"
@@ -156,22 +132,19 @@ def test_delay_begins_anew_with_a_topic_of_the_same_name() -> None:
 
 def test_ctrl_c_in_a_pipe_ends_it_with_0() -> None:
     shmflow.Topic("cam", "w", capacity="1 MiB").close()
-    with running("hz", "--json") as hz:
-        assert hz.stdout is not None and json.loads(hz.stdout.readline())["name"] == "cam"
-        hz.send_signal(signal.SIGINT)
-        assert hz.wait(PATIENCE) == 0
+    with Running("hz", "--json") as hz:
+        assert json.loads(hz.stdout.readline())["name"] == "cam"
+        status, _, err = hz.interrupt()
+    assert (status, err) == (0, "")
 
 
-@pytest.mark.parametrize("rich", [True, False], ids=["rich", "plain"])
-def test_ctrl_c_in_a_terminal_ends_it_with_0(rich: bool) -> None:
+@with_rich_and_without
+def test_ctrl_c_in_a_terminal_ends_it_with_0(command: Sequence[str]) -> None:
     with shmflow.Topic("cam", "w", capacity="1 MiB") as writer:
         writer.write(b"x")
-        with terminal("delay", "cam", rich=rich) as child:
-            before = settings(child)
-            child.expect("DELAY MEAN")
-            child.sendintr()
-            assert "^C" in end_of(child)
-            assert child.exitstatus == 0 and settings(child) == before
+        with Terminal("delay", "cam", command=command) as delay:
+            delay.expect("DELAY MEAN")
+            assert delay.ctrl_c() == 0 and "^C" in delay.said
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP])

@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cli.viewing import LIMIT, View, wait_until
+from cli.viewing import View, view_of
 from needs import missing
+from shell import PATIENCE, PYTHON, until
 
 import shmflow
 
@@ -74,9 +74,7 @@ def _in_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def scene(folder: Path) -> Iterator[subprocess.Popen[str]]:
     env = os.environ | {"SHMFLOW_DIR": str(folder)}
-    running = subprocess.Popen(
-        [sys.executable, "-P", "-c", SCENE], env=env, stdout=subprocess.PIPE, text=True
-    )
+    running = subprocess.Popen([*PYTHON, "-c", SCENE], env=env, stdout=subprocess.PIPE, text=True)
     assert running.stdout is not None and running.stdout.readline() == "flows\n"
     yield running
     running.kill()
@@ -87,13 +85,8 @@ def scene(folder: Path) -> Iterator[subprocess.Popen[str]]:
 def view(
     folder: Path, scene: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[View]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SHMFLOW_DIR", str(folder))
-        running = View(tmp_path_factory.mktemp("view"), "--port", "0")
-    yield running
-    status, said = running.interrupt(), running.stderr
-    running.close()
-    assert (status, said) == (0, "")
+    with view_of(folder, tmp_path_factory.mktemp("view")) as view:
+        yield view
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +105,7 @@ def browser() -> Iterator[Any]:
     options.add_argument("--hide-scrollbars")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     running = webdriver.Chrome(options, Service(driver))
-    running.set_page_load_timeout(LIMIT)
+    running.set_page_load_timeout(PATIENCE)
     yield running
     running.quit()
 
@@ -141,9 +134,9 @@ class Page:
 
     def show(self, name: str) -> Any:
         """Scrolls to a topic, and gives its card when something is seen of it."""
-        wait_until(lambda: self.data(name), name)
+        until(lambda: self.data(name), name)
         self.ask("document.getElementById(arguments[0]).scrollIntoView()", f"topic-{name}")
-        wait_until(lambda: self.data(name).get("kind") and "tail" in self.data(name), name)
+        until(lambda: self.data(name).get("kind") and "tail" in self.data(name), name)
         return self.browser.find_element("id", f"topic-{name}")
 
     def picture(self, selector: str) -> str:
@@ -173,7 +166,7 @@ def page(browser: Any, view: View) -> Page:
     browser.get_log("browser")
     opened = Page(browser, view.url)
     opened.look(1280, 900, "dark")
-    wait_until(lambda: opened.ask("document.querySelectorAll('article').length") == 4, "4 cards")
+    until(lambda: opened.ask("document.querySelectorAll('article').length") == 4, "4 cards")
     return opened
 
 
@@ -181,13 +174,13 @@ def moves(page: Page, selector: str) -> None:
     """What is seen there changes, more than once."""
     for _ in range(2):
         before = page.picture(selector)
-        wait_until(lambda b=before: page.picture(selector) != b, f"another picture in {selector}")
+        until(lambda b=before: page.picture(selector) != b, f"another picture in {selector}")
 
 
 def test_pictures_and_plots_move(page: Page) -> None:
     page.show("cam")
     cam = "#topic-cam .picture"
-    wait_until(lambda: page.ask(f"document.querySelector('{cam}').naturalWidth") == 160, "a frame")
+    until(lambda: page.ask(f"document.querySelector('{cam}').naturalWidth") == 160, "a frame")
     moves(page, cam)
     page.screenshot("frames")
     page.show("wave")
@@ -203,50 +196,50 @@ def test_numbers_agree_with_the_topic(page: Page, scene: subprocess.Popen[str]) 
         for _ in range(3):
             low = topic.head
             changed = page.data("cam")["head"]
-            wait_until(lambda h=changed: page.data("cam")["head"] != h, "the next sample")
-            wait_until(lambda b=low: int(page.data("cam")["head"]) >= b, "the number")
+            until(lambda h=changed: page.data("cam")["head"] != h, "the next sample")
+            until(lambda b=low: int(page.data("cam")["head"]) >= b, "the number")
             assert int(page.data("cam")["head"]) <= topic.head
             assert int(page.data("cam")["seq"]) <= topic.head
-        wait_until(lambda: float(page.data("cam")["rate"]) > 1, "a rate")
-        rows = wait_until(lambda: page.ask(ROWS), "participants")
+        until(lambda: float(page.data("cam")["rate"]) > 1, "a rate")
+        rows = until(lambda: page.ask(ROWS), "participants")
         told = topic.participants()
         assert [int(row["pid"]) for row in rows] == [p.pid for p in told]
         assert {p.pid for p in told} == {scene.pid}
         [place] = [i for i, p in enumerate(told) if p.mode == "r"]
-        wait_until(lambda: int(page.ask(ROWS)[place]["held"]) >= 5, "what the reader holds")
+        until(lambda: int(page.ask(ROWS)[place]["held"]) >= 5, "what the reader holds")
         assert abs(int(page.ask(ROWS)[place]["held"]) - told[place].held_blocks) <= 2
         ring = card.find_element("css selector", ".ring")
-        wait_until(lambda: int(ring.get_attribute("data-held") or 0) >= 3, "held blocks")
+        until(lambda: int(ring.get_attribute("data-held") or 0) >= 3, "held blocks")
         assert f"held by {scene.pid}" in card.find_element("css selector", ".legend").text
         assert "msg/s" in card.find_element("css selector", ".rate").text
-        wait_until(lambda: "median" in card.find_element("css selector", ".ages-text").text, "ages")
+        until(lambda: "median" in card.find_element("css selector", ".ages-text").text, "ages")
 
 
 def test_each_kind_is_shown_and_chosen(page: Page) -> None:
     log = page.show("log")
-    wait_until(lambda: " 6c 69 6e 65 20 " in page.ask(TEXT, "#topic-log .hex"), "hex")
+    until(lambda: " 6c 69 6e 65 20 " in page.ask(TEXT, "#topic-log .hex"), "hex")
     assert "<b>&amp;" in page.ask(TEXT, "#topic-log .text"), "markup is text"
     assert not log.find_elements("css selector", ".data b")
     choose(log, "kind", "plot")
-    wait_until(lambda: page.data("log")["kind"] == "plot", "bytes as a plot")
+    until(lambda: page.data("log")["kind"] == "plot", "bytes as a plot")
     volume = page.show("lab/volume")
     assert page.data("lab/volume")["kind"] == "image"
     path = "[id='topic-lab/volume'] "
-    wait_until(lambda: brightness(page, path + ".picture") < 30, "the first slice")
+    until(lambda: brightness(page, path + ".picture") < 30, "the first slice")
     page.ask(
         "(function(i){ i.value = 4; i.dispatchEvent(new Event('input', {bubbles: true})); })"
         "(document.querySelector(arguments[0]))",
         path + ".slices input",
     )
-    wait_until(lambda: brightness(page, path + ".picture") > 190, "the last slice")
+    until(lambda: brightness(page, path + ".picture") > 190, "the last slice")
     assert "4 of 5" in volume.find_element("css selector", ".slices").text
     link = volume.find_element("css selector", ".npy").get_attribute("href")
     assert "/t/lab/volume/frame.npy?" in link and "index=4" in link
     cam = page.show("cam")
     blue = "(function(p){return [p[0], p[2]]})(" + PIXEL + ")"
-    wait_until(lambda: page.ask(blue, "#topic-cam .picture")[0] in range(30, 51), "red is 40")
+    until(lambda: page.ask(blue, "#topic-cam .picture")[0] in range(30, 51), "red is 40")
     choose(cam, "order", "rgb")
-    wait_until(lambda: page.ask(blue, "#topic-cam .picture")[1] in range(30, 51), "blue is 40")
+    until(lambda: page.ask(blue, "#topic-cam .picture")[1] in range(30, 51), "blue is 40")
 
 
 ROWS = "[...document.querySelectorAll('#topic-cam .participants tr')].map((r) => ({...r.dataset}))"
@@ -275,7 +268,7 @@ def test_dark_and_light_and_a_phone(page: Page, scheme: str) -> None:
     ground = page.ask("getComputedStyle(document.body).backgroundColor")
     shade = sum(int(part) for part in ground[4:-1].split(","))
     assert (shade < 150) == (scheme == "dark")
-    wait_until(lambda: page.ask("document.querySelector('.picture').naturalWidth"), "a frame")
+    until(lambda: page.ask("document.querySelector('.picture').naturalWidth"), "a frame")
     time.sleep(0.5)  # some of a history, for the screenshot
     page.screenshot(f"view-{scheme}")
     for width in (320, 375):
@@ -297,14 +290,11 @@ def test_nothing_comes_from_elsewhere(page: Page, view: View) -> None:
 
 
 def test_its_end_is_told(page: Page, tmp_path: Path, browser: Any) -> None:
-    other = View(tmp_path, "--port", "0")
-    try:
+    with View(tmp_path, "--port", "0") as other:
         seen = Page(browser, other.url)
         status = "document.getElementById('connection').dataset.state"
-        wait_until(lambda: seen.ask(status) == "live", "the page")
+        until(lambda: seen.ask(status) == "live", "the page")
         seen.show("cam")
-        assert other.interrupt() == 0 and other.stderr == ""
-        wait_until(lambda: seen.ask(status) == "lost", "the end")
+        assert other.ctrl_c() == 0 and other.stderr == ""
+        until(lambda: seen.ask(status) == "lost", "the end")
         assert "has ended" in seen.ask(TEXT, "#connection")
-    finally:
-        other.close()

@@ -8,7 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from terminal import InTerminal, Piped, shmflow, within
+from shell import Running, Terminal, piped, run
 
 import shmflow as sf
 
@@ -47,7 +47,7 @@ def test_arrays_and_pictures_arrive_as_they_are(topic_name, tmp_path, picture):
     np.save(tmp_path / "grid.npy", grid)
     np.savez(tmp_path / "two.npz", a=np.array([1, 2], ">i2"), b=np.float32(3))
     path, pixels = picture
-    status, out, err = shmflow(
+    status, out, err = piped(
         "pub", topic_name, tmp_path / "grid.npy", tmp_path / "two.npz", path, "-r", "1000"
     )
     assert (status, out) == (0, ""), err
@@ -61,20 +61,20 @@ def test_arrays_and_pictures_arrive_as_they_are(topic_name, tmp_path, picture):
 
 
 def test_a_clip_is_decoded_frame_by_frame_and_ends(topic_name, clip):
-    status, _, err = shmflow("pub", topic_name, clip, "-r", "1000")
+    status, _, err = piped("pub", topic_name, clip, "-r", "1000")
     assert status == 0 and "12 messages" in err
     means = [message.array.mean() for message in read_all(topic_name)]
     assert means == pytest.approx([20 * number for number in range(12)], abs=3)
 
 
 def test_a_clip_and_a_picture_come_in_the_size_asked_for(topic_name, clip, picture):
-    status, _, err = shmflow("pub", topic_name, clip, picture[0], "--size", "40x32", "-r", "1000")
+    status, _, err = piped("pub", topic_name, clip, picture[0], "--size", "40x32", "-r", "1000")
     assert status == 0, err
     assert [message.array.shape for message in read_all(topic_name)] == [(32, 40, 3)] * 13
 
 
 def test_the_end_of_a_clip_is_no_message(topic_name, clip):
-    status, _, err = shmflow("pub", topic_name, clip, *"--loop -n 25 -r 1000".split())
+    status, _, err = piped("pub", topic_name, clip, *"--loop -n 25 -r 1000".split())
     assert status == 0 and "25 messages" in err
     means = [message.array.mean() for message in read_all(topic_name)]
     assert means[-16:] == pytest.approx([20 * (number % 12) for number in range(9, 25)], abs=3)
@@ -82,7 +82,7 @@ def test_the_end_of_a_clip_is_no_message(topic_name, clip):
 
 def test_loop_begins_again_until_the_count(topic_name, picture, tmp_path):
     np.save(tmp_path / "one.npy", 1)
-    status, _, err = shmflow(
+    status, _, err = piped(
         "pub", topic_name, picture[0], tmp_path / "one.npy", *"--loop -n 5 -r 1000".split()
     )
     assert status == 0, err
@@ -108,7 +108,7 @@ def test_a_grey_picture_without_opencv_is_read_by_pillow(topic_name, tmp_path, m
 
 
 def test_lines_of_stdin_are_messages(topic_name):
-    status, _, err = shmflow("pub", topic_name, "--stdin", stdin="eins\n\nzwölf".encode())
+    status, _, err = piped("pub", topic_name, "--stdin", stdin="eins\n\nzwölf".encode())
     assert status == 0, err
     got = [message.array.tobytes().decode() for message in read_all(topic_name)]
     assert got == ["eins", "", "zwölf"]
@@ -117,21 +117,21 @@ def test_lines_of_stdin_are_messages(topic_name):
 def test_raw_arrays_of_stdin_are_cut_by_their_shape(topic_name):
     data = np.arange(3 * 50 * 40, dtype="<u2").reshape(3, 50, 40)
     words = ["--stdin", "--shape", "50x40", "--dtype", "uint16"]
-    status, _, err = shmflow("pub", topic_name, *words, stdin=data.tobytes())
+    status, _, err = piped("pub", topic_name, *words, stdin=data.tobytes())
     assert status == 0, err
     assert np.array_equal([message.array for message in read_all(topic_name)], data)
 
 
 def test_no_input_makes_no_topic(topic_name, shm_dir):
     for words in (["--stdin"], ["--stdin", "--shape", "3"]):
-        status, _, err = shmflow("pub", topic_name, *words)
+        status, _, err = piped("pub", topic_name, *words)
         assert status == 1 and "there is nothing in it to send" in err
     assert not list(shm_dir.glob(f"*{topic_name}*"))
 
 
 def test_raw_data_that_ends_within_an_array_is_an_error(topic_name):
     words = ["--stdin", "--shape", "50x40"]
-    status, _, err = shmflow("pub", topic_name, *words, stdin=bytes(2001))
+    status, _, err = piped("pub", topic_name, *words, stdin=bytes(2001))
     assert status == 1 and "1 of 2000 bytes" in err
     assert len(read_all(topic_name)) == 1  # the stream is ended all the same
 
@@ -140,8 +140,8 @@ def test_raw_data_that_ends_within_an_array_is_an_error(topic_name):
 
 
 def test_it_waits_for_readers_and_they_get_the_first_message(topic_name, picture):
-    with Piped("pub", topic_name, picture[0], "-w", "1") as pub:
-        assert pub.process.stderr.readline() == f"{topic_name}: 0 of 1 reader, waiting\n"
+    with Running("pub", topic_name, picture[0], "-w", "1") as pub:
+        assert pub.stderr.readline() == f"{topic_name}: 0 of 1 reader, waiting\n"
         got = read_all(topic_name)
         status, _, err = pub.finish()
     assert status == 0 and "1 reader;" in err
@@ -151,7 +151,7 @@ def test_it_waits_for_readers_and_they_get_the_first_message(topic_name, picture
 def test_what_is_there_with_readers_is_joined_as_it_is(topic_name, picture):
     with sf.Topic(topic_name, "rw", capacity="3 MiB") as there:
         there.write(1)
-        status, _, err = shmflow("pub", topic_name, picture[0], "--keep")
+        status, _, err = piped("pub", topic_name, picture[0], "--keep")
         assert status == 0 and "the topic stays, open for other writers" in err
         assert there.head == 2 and not there.ended and there.generation == 1
 
@@ -160,14 +160,14 @@ def test_it_waits_for_readers_of_a_topic_that_is_there(topic_name, picture):
     with sf.Topic(topic_name, "rw", capacity="3 MiB") as there:
         there.write(1)
         there.read()
-        status, _, err = shmflow("pub", topic_name, picture[0], "-w", "1", "--keep")
+        status, _, err = piped("pub", topic_name, picture[0], "-w", "1", "--keep")
         assert status == 0 and "1 reader;" in err and there.head == 2
 
 
 def test_other_writers_keep_the_stream(topic_name, picture):
     with sf.Topic(topic_name, "w") as there:
         there.write(1)
-        status, _, err = shmflow("pub", topic_name, picture[0])
+        status, _, err = piped("pub", topic_name, picture[0])
         assert status == 0 and "1 other writer is there" in err
         assert there.write(2) == 3
 
@@ -176,21 +176,21 @@ def test_an_idle_topic_that_is_too_small_is_made_anew(topic_name, tmp_path):
     with sf.Topic(topic_name, "w", capacity="1 MiB") as there:
         there.write(1)
     np.save(tmp_path / "large.npy", np.zeros(2_000_000, np.uint8))
-    status, _, err = shmflow("pub", topic_name, tmp_path / "large.npy")
+    status, _, err = piped("pub", topic_name, tmp_path / "large.npy")
     assert status == 0, err
     assert [message.array.nbytes for message in read_all(topic_name)] == [2_000_000]
 
 
 def test_ctrl_c_ends_the_pattern_and_removes_the_topic(topic_name, shm_dir):
-    with InTerminal("pub", topic_name, "--test-pattern", "--size", "64x48", "-r", "100") as pub:
+    with Terminal("pub", topic_name, "--test-pattern", "--size", "64x48", "-r", "100") as pub:
         pub.expect(r"\d+ messages .* Hz .* 0 readers +Ctrl-C ends it")
         assert pub.ctrl_c() == 0
-        assert "the stream is ended, the topic removed" in pub.before
+        assert "the stream is ended, the topic removed" in pub.said
     assert not list(shm_dir.glob(f"*{topic_name}*"))
 
 
 def test_readers_drain_what_ctrl_c_ended(topic_name):
-    with Piped("pub", topic_name, "--test-pattern", "--size", "64x48", "-w", "1") as pub:
+    with Running("pub", topic_name, "--test-pattern", "--size", "64x48", "-w", "1") as pub:
         with sf.Topic(topic_name, "r") as reader:
             reader.read(timeout=20)
             status, _, _ = pub.interrupt()
@@ -199,7 +199,7 @@ def test_readers_drain_what_ctrl_c_ended(topic_name):
 
 
 def test_ctrl_c_before_the_end_of_files_is_130(topic_name, picture, shm_dir):
-    with InTerminal("pub", topic_name, picture[0], picture[0], "-r", "0.01") as pub:
+    with Terminal("pub", topic_name, picture[0], picture[0], "-r", "0.01") as pub:
         pub.expect("1 message ")
         assert pub.ctrl_c() == 130
     assert not list(shm_dir.glob(f"*{topic_name}*"))
@@ -207,8 +207,8 @@ def test_ctrl_c_before_the_end_of_files_is_130(topic_name, picture, shm_dir):
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP])
 def test_sigterm_and_a_hang_up_leave_as_clean(topic_name, shm_dir, end):
-    with Piped("pub", topic_name, "--test-pattern", "-w", "1") as pub:
-        pub.process.stderr.readline()
+    with Running("pub", topic_name, "--test-pattern", "-w", "1") as pub:
+        pub.stderr.readline()
         status, _, err = pub.interrupt(end)
     assert status == 128 + end and "the topic removed" in err
     assert not list(shm_dir.glob(f"*{topic_name}*"))
@@ -217,14 +217,14 @@ def test_sigterm_and_a_hang_up_leave_as_clean(topic_name, shm_dir, end):
 def test_a_topic_that_was_there_before_survives_ctrl_c(topic_name):
     with sf.Topic(topic_name, "w", capacity="4 MiB") as there:
         there.write(7)
-    with Piped("pub", topic_name, "--test-pattern", "--size", "64x48", "-w", "1") as pub:
-        pub.process.stderr.readline()
+    with Running("pub", topic_name, "--test-pattern", "--size", "64x48", "-w", "1") as pub:
+        pub.stderr.readline()
         pub.interrupt()
     assert [message.array for message in read_all(topic_name)] == [7]
 
 
 def test_a_stream_that_somebody_shuts_down_is_ended(topic_name):
-    with Piped("pub", topic_name, "--test-pattern", "--size", "64x48", "-w", "1") as pub:
+    with Running("pub", topic_name, "--test-pattern", "--size", "64x48", "-w", "1") as pub:
         with sf.Topic(topic_name, "r") as reader:
             reader.read(timeout=20)
             with sf.Topic(topic_name, "w", create=False) as other:
@@ -259,8 +259,7 @@ def test_a_stream_that_somebody_shuts_down_is_ended(topic_name):
     ],
 )
 def test_a_wrong_line_says_what_is_wrong(topic_name, words, status, text):
-    got, said = within("pub", topic_name, *words)
-    assert got == status and text in said, said
+    assert text in run("pub", topic_name, *words, status=status).output
 
 
 def test_files_that_cannot_be_sent_say_why(topic_name, tmp_path):
@@ -273,24 +272,24 @@ def test_files_that_cannot_be_sent_say_why(topic_name, tmp_path):
         ("text.npz", "'read.me' in it is no array"),
         ("deep.npy", "it cannot travel: an array of 40 dimensions"),
     ):
-        status, _, err = shmflow("pub", topic_name, tmp_path / file)
+        status, _, err = piped("pub", topic_name, tmp_path / file)
         assert status == 1 and text in err and "Traceback" not in err, err
 
 
 def test_what_a_topic_has_no_room_for_says_why(topic_name):
     line = b"x" * 500_000
-    status, _, err = shmflow("pub", topic_name, "--stdin", stdin=b"short\n" + line + b"\n")
+    status, _, err = piped("pub", topic_name, "--stdin", stdin=b"short\n" + line + b"\n")
     assert status == 1 and err.startswith("Error: a message of 488.3 KiB does not fit")
-    status, _, err = shmflow("pub", topic_name, "--stdin", "--shape", "9999999999,9999", stdin=b"x")
+    status, _, err = piped("pub", topic_name, "--stdin", "--shape", "9999999999,9999", stdin=b"x")
     assert status == 1 and "64 TiB at most" in err and "Traceback" not in err
 
 
 def test_times_come_from_stdin_and_names_of_files_need_be_no_text(topic_name, tmp_path):
     times = np.arange(6).astype("M8[s]").reshape(2, 3)
     words = ("--stdin", "--shape", "3", "--dtype", "M8[s]")
-    assert shmflow("pub", topic_name, *words, stdin=times.tobytes())[0] == 0
+    assert piped("pub", topic_name, *words, stdin=times.tobytes())[0] == 0
     assert [list(message.array) for message in read_all(topic_name)] == [list(t) for t in times]
     file = tmp_path / os.fsdecode(b"\xff.npy")
     np.save(file, np.zeros(3))
-    assert shmflow("pub", topic_name, file)[0] == 0
+    assert piped("pub", topic_name, file)[0] == 0
     assert [message.meta for message in read_all(topic_name)] == [{"file": "\ufffd.npy"}]

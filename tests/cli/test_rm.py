@@ -10,18 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shell import end_of, run, terminal
+from shell import Terminal, run
 
 import shmflow
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of topics that no other test looks at."""
-    path = tmp_path / "topics"
-    path.mkdir()
-    monkeypatch.setenv("SHMFLOW_DIR", str(path))
-    return path
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 HOLDER = """
@@ -131,5 +124,5 @@ def test_clean_tells_what_the_dead_left(folder: Path, spawn: Callable[..., Any])
 
 def test_on_a_terminal() -> None:
     make("cam")
-    with terminal("rm", "cam") as child:
-        assert end_of(child).strip() == "removed cam" and child.exitstatus == 0
+    with Terminal("rm", "cam") as rm:
+        assert rm.finish() == 0 and rm.said.strip() == "removed cam"

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import shlex
 import signal
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from shell import COMMAND, PATIENCE, end_of, run, running, settings, terminal
+from cli.looking import person, sample
+from shell import COMMAND, Running, Terminal, run, with_rich_and_without
 
 import shmflow
 from shmflow.cli.keys import parse_keys
 from shmflow.cli.top import KEYS, Board, Row, fitting
-from shmflow.cli.watch import Sample, flow_between
+from shmflow.cli.watch import flow_between
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of topics that no other test looks at."""
-    path = tmp_path / "topics"
-    path.mkdir()
-    monkeypatch.setenv("SHMFLOW_DIR", str(path))
-    return path
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.fixture
@@ -34,61 +28,61 @@ def topics() -> None:
 
 
 FAST = ("top", "--every", "0.1")
+LEFT = "\x1b[?1049l"  # the screen that was there before is shown again
 
 
-@pytest.mark.parametrize("rich", [True, False], ids=["rich", "plain"])
-def test_keys_sort_and_q_quits(topics: None, rich: bool) -> None:
-    with terminal(*FAST, "--sort", "name", rich=rich) as child:
-        before = settings(child)
-        child.expect("TOPIC▲.*few.*many.*q quit")
-        assert settings(child) != before
-        child.send("r")
-        child.expect("TOPIC▼.*many.*few")
-        child.send("s")
-        child.expect("RATE/s▼.*few.*many")
-        child.send("\x1b[C")
-        child.expect("BYTES▼")
-        child.send("\x1b[D\x1b[Dr")
-        child.expect("TOPIC▼.*many.*few")
-        child.send("q")
-        child.expect_exact("\x1b[?1049l")  # the screen that was there before
-        end_of(child)
-        assert child.exitstatus == 0 and settings(child) == before
+@with_rich_and_without
+def test_keys_sort_and_q_quits(topics: None, command: Sequence[str]) -> None:
+    with Terminal(*FAST, "--sort", "name", command=command) as top:
+        top.expect("TOPIC▲.*few.*many.*q quit")
+        assert not top.is_as_before()
+        top.send("r")
+        top.expect("TOPIC▼.*many.*few")
+        top.send("s")
+        top.expect("RATE/s▼.*few.*many")
+        top.send("\x1b[C")
+        top.expect("BYTES▼")
+        top.send("\x1b[D\x1b[Dr")
+        top.expect("TOPIC▼.*many.*few")
+        top.send("q")
+        top.expect_exact(LEFT)
+        assert top.finish() == 0
 
 
-@pytest.mark.parametrize(("end", "rich"), [("Ctrl-C", True), ("SIGTERM", True), ("SIGTERM", False)])
-def test_whatever_ends_it_the_terminal_is_as_it_was(topics: None, end: str, rich: bool) -> None:
-    with terminal(*FAST, rich=rich) as child:
-        before = settings(child)
-        child.expect("many")
+@pytest.mark.parametrize(("end", "status"), [("Ctrl-C", 0), ("SIGTERM", 143)])
+@with_rich_and_without
+def test_whatever_ends_it_the_terminal_is_as_it_was(
+    topics: None, command: Sequence[str], end: str, status: int
+) -> None:
+    with Terminal(*FAST, command=command) as top:
+        top.expect("many")
         if end == "Ctrl-C":
-            child.sendintr()
+            top.sendintr()
         else:
-            child.kill(signal.SIGTERM)
-        child.expect_exact("\x1b[?1049l")
-        end_of(child)
-        assert child.exitstatus == (0 if end == "Ctrl-C" else 143) and settings(child) == before
+            top.kill(signal.SIGTERM)
+        top.expect_exact(LEFT)
+        assert top.finish() == status
 
 
 def test_without_keys_it_says_how_to_quit_and_still_ends_tidily(topics: None) -> None:
-    line = shlex.join([*COMMAND, *FAST])
-    with terminal(program=("bash", "-c", f"exec {line} < /dev/null")) as child:
-        child.expect("many.*Ctrl-C quits")
-        child.kill(signal.SIGTERM)
-        child.expect_exact("\x1b[?1049l")
-        end_of(child)
-        assert child.exitstatus == 143
+    line = f"exec {shlex.join([*COMMAND, *FAST])} < /dev/null"
+    with Terminal("-c", line, command=["bash"]) as top:
+        top.expect("many.*Ctrl-C quits")
+        top.kill(signal.SIGTERM)
+        top.expect_exact(LEFT)
+        assert top.finish() == 143
 
 
-def test_ctrl_z_gives_the_terminal_back_until_it_goes_on(topics: None) -> None:
-    line = shlex.join([*COMMAND, *FAST])
-    bash = ("bash", "--norc", "--noprofile", "-i")
-    with terminal(program=bash, env={"PS1": "ready> "}) as shell:
+def test_ctrl_z_gives_the_terminal_back_until_it_goes_on(
+    topics: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PS1", "ready> ")
+    with Terminal(command=["bash", "--norc", "--noprofile", "-i"]) as shell:
         shell.expect_exact("ready> ")
-        shell.sendline(line)
+        shell.sendline(shlex.join([*COMMAND, *FAST]))
         shell.expect("few.*q quit")
         shell.send("\x1a")
-        shell.expect_exact("\x1b[?1049l")
+        shell.expect_exact(LEFT)
         shell.expect("Stopped")
         shell.expect_exact("ready> ")
         shell.sendline("stty -a | grep -o ' icanon' | tr i I; fg")
@@ -96,7 +90,7 @@ def test_ctrl_z_gives_the_terminal_back_until_it_goes_on(topics: None) -> None:
         shell.expect_exact("\x1b[?1049h")
         shell.expect("few.*q quit")
         shell.send("q")
-        shell.expect_exact("\x1b[?1049l")
+        shell.expect_exact(LEFT)
         shell.expect_exact("ready> ")
         shell.sendline("echo status $?; exit")
         shell.expect("status 0")
@@ -113,24 +107,19 @@ def test_piped_it_prints_each_picture(topics: None) -> None:
 
 
 def test_piped_ctrl_c_ends_it_with_0(topics: None) -> None:
-    with running(*FAST) as top:
-        assert top.stdout is not None and " 2 topics " in top.stdout.readline()
-        top.send_signal(signal.SIGINT)
-        _, err = top.communicate(timeout=PATIENCE)
-        assert (top.returncode, err) == (0, "")
+    with Running(*FAST) as top:
+        assert " 2 topics " in top.stdout.readline()
+        status, _, err = top.interrupt()
+    assert (status, err) == (0, "")
 
 
 def test_topics_come_and_go() -> None:
-    with terminal(*FAST) as child:
-        child.expect("There is no topic at all.*shmflow pub cam --test-pattern")
+    with Terminal(*FAST) as top:
+        top.expect("There is no topic at all.*shmflow pub cam --test-pattern")
         shmflow.Topic("cam", "w", capacity="1 MiB").close()
-        child.expect("1 topic .*cam")
+        top.expect("1 topic .*cam")
         shmflow.unlink("cam")
-        child.expect("There is no topic at all")
-
-
-def samples(name: str, head: int, at: float) -> Sample:
-    return Sample(name, at, "", 1, head, 1, capacity=1000, depth=10)
+        top.expect("There is no topic at all")
 
 
 def test_rows_remember_what_flowed_and_are_sorted() -> None:
@@ -138,7 +127,7 @@ def test_rows_remember_what_flowed_and_are_sorted() -> None:
     names = ("a", "b", "c")
     for at in (1.0, 2.0, 3.0):
         flows = [
-            flow_between(samples(n, 0, at - 1), samples(n, int(at * size), at))
+            flow_between(sample(at - 1, 0, name=n), sample(at, int(at * size), name=n))
             for n, size in zip(names, (10, 30, 10), strict=True)
         ]
         board.add(flows)
@@ -157,12 +146,7 @@ def test_rows_remember_what_flowed_and_are_sorted() -> None:
 
 def test_colours_tell_who_waits_and_who_loses() -> None:
     def row(**facts: object) -> Row:
-        empty = {"pid": 7, "command": "x", "mode": "r", "alive": True, "group": ""}
-        person = shmflow.Participant(
-            [(empty | facts).get(name, 0) for name in shmflow.Participant.__match_args__]
-        )
-        now = Sample("t", 1, "", 1, 20, 11, capacity=1000, depth=10, participants=(person,))
-        return Row(flow_between(samples("t", 10, 0), now))
+        return Row(flow_between(sample(0, 10), sample(1, 20, person(**facts))))
 
     assert row(lag=10).style is None
     assert row(lag=10, lost=3).style == "yellow"

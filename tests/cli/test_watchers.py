@@ -7,39 +7,31 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from shell import PATIENCE, digest, mappings_of, run, run_piped, running, until
+from cli.looking import digest, mappings_of
+from shell import PATIENCE, Running, run, side_by_side, until
 
 import shmflow
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of topics that no other test looks at."""
-    path = tmp_path / "topics"
-    path.mkdir()
-    monkeypatch.setenv("SHMFLOW_DIR", str(path))
-    return path
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 HEAVY = ("numpy", "rich", "shmflow._core", "cv2", "starlette", "uvicorn")
 
 
-def test_help_imports_nothing_heavy() -> None:
-    script = f"""
-import sys
-from shmflow.cli import COMMANDS, main
-for arguments in ([], *([name] for name in COMMANDS)):
-    main([*arguments, "--help"], standalone_mode=False)
-found = [name for name in {HEAVY!r} if name in sys.modules]
-assert not found, found
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, cwd="/"
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+def test_help_imports_nothing_heavy(run_python: Callable[..., Any]) -> None:
+    done = run_python(f"""
+        import sys
+        from shmflow.cli import COMMANDS, main
+        for arguments in ([], *([name] for name in COMMANDS)):
+            main([*arguments, "--help"], standalone_mode=False)
+        found = [name for name in {HEAVY!r} if name in sys.modules]
+        assert not found, found
+        """)
+    assert done.stderr == ""
     for word in ("ls", "info", "hz", "bw", "delay", "top", "rm", "clean"):
         assert f"\n  {word} " in done.stdout
 
@@ -66,7 +58,6 @@ def bash(tmp_path: Path) -> Callable[[str], list[str]]:
             capture_output=True,
             text=True,
             timeout=PATIENCE,
-            cwd="/",
             env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
         )
         assert (done.returncode, done.stderr) == (0, "")
@@ -104,12 +95,12 @@ def test_looking_leaves_no_trace(folder: Path) -> None:
             writer.write(np.zeros(5000, "u1"))
         held = reader.read(0)
         before = digest(file), writer.participants(), reader.stats()
-        run_piped(*WATCHERS)
+        side_by_side(*WATCHERS)
         assert (digest(file), writer.participants(), reader.stats()) == before
-        with running("top", "--every", "0.1") as top, running("hz") as hz:
+        with Running("top", "--every", "0.1") as top, Running("hz") as hz:
             for process in (top, hz):
                 until(lambda p=process: mappings_of(p.pid, file), "it maps the topic")
-                assert process.stdout is not None and process.stdout.readline()
+                assert process.stdout.readline()
                 assert mappings_of(process.pid, file) == {"r--s"}
             assert (digest(file), writer.participants(), reader.stats()) == before
         # This can tell: a participant that reads is seen in each of these facts.

@@ -6,12 +6,10 @@ Owns: a view of all topics that most tests share, and views of their own for tho
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli.viewing import LIMIT, SHMFLOW, Stream, View, wait_until
+from cli.looking import digest, mappings_of
+from cli.viewing import NO_OPEN, Stream, View, view_of
+from shell import Terminal, piped, until, without
 
 import shmflow
 
@@ -43,14 +43,8 @@ def _in_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def view(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[View]:
-    """Of all topics; it has said nothing to stderr when all tests are over."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SHMFLOW_DIR", str(folder))
-        running = View(tmp_path_factory.mktemp("view"), "--port", "0", "--fps", "100")
-    yield running
-    status, said = running.interrupt(), running.stderr
-    running.close()
-    assert (status, said) == (0, "")
+    with view_of(folder, tmp_path_factory.mktemp("view"), "--fps", "100") as view:
+        yield view
 
 
 @pytest.fixture
@@ -124,7 +118,7 @@ def test_who_asks_nothing_or_is_refused_keeps_no_connection(start: Callable[...,
         ):
             for _ in range(10):
                 sock = stack.enter_context(
-                    socket.create_connection(("127.0.0.1", view.port), LIMIT)
+                    socket.create_connection(("127.0.0.1", view.port), PATIENCE)
                 )
                 sock.sendall(text)
         with shmflow.Topic("cam", "w", capacity="1 MiB") as topic:  # who has the token stays
@@ -136,7 +130,7 @@ def test_who_asks_nothing_or_is_refused_keeps_no_connection(start: Callable[...,
             topic.write(np.ones((20, 20), np.uint8))
             stream.picture()
             stream.close()
-    assert view.interrupt() == 0 and view.stderr == ""
+    assert view.ctrl_c() == 0 and view.stderr == ""
 
 
 def test_browsers_leave_out_the_port_80() -> None:
@@ -268,11 +262,11 @@ def test_a_topic_may_come_and_go(view: View) -> None:
     for value in (1, 2):
         with shmflow.Topic("late", "w", capacity="1 MiB") as topic:
             topic.write(np.full((16, 16), value, "u1"))
-            wait_until(lambda: view.json("api/facts?t=late")["topics"], "the topic")
+            until(lambda: view.json("api/facts?t=late")["topics"], "the topic")
             _, _, body = view.get("t/late/frame.npy")
             assert (np.load(io.BytesIO(body)) == value).all()
             topic.unlink()
-        wait_until(lambda: not view.json("api/facts?t=late")["topics"], "its end")
+        until(lambda: not view.json("api/facts?t=late")["topics"], "its end")
 
 
 def test_a_damaged_topic_is_told_of(view: View, folder: Path) -> None:
@@ -331,7 +325,7 @@ def test_a_stream_follows_the_topic(view: View) -> None:
         try:
             for value in (10, 120, 240):
                 topic.write(np.full((32, 32), value, "u1"))
-                wait_until(lambda v=value: abs(jpeg(stream.picture()) - v).max() < 8, "the picture")
+                until(lambda v=value: abs(jpeg(stream.picture()) - v).max() < 8, "the picture")
         finally:
             stream.close()
 
@@ -377,7 +371,7 @@ def test_it_adds_no_participant_and_stores_nothing(view: View, folder: Path) -> 
     ):
         writer.write_many(np.zeros((8, 64, 1000), "u1"))
         held = reader.read()
-        before = hashlib.sha256(file.read_bytes()).hexdigest()
+        before = digest(file)
         names = [(p.pid, p.mode) for p in writer.participants()]
         stream = Stream(view, "cam")
         stream.picture()
@@ -385,11 +379,9 @@ def test_it_adds_no_participant_and_stores_nothing(view: View, folder: Path) -> 
             assert view.facts("cam")["details"]["cam"]["head"] == 8
             view.json("t/cam/reading")
             view.get("t/cam/frame.npy")
-        maps = Path(f"/proc/{view.pid}/maps").read_text().splitlines()
-        kinds = {line.split()[1] for line in maps if line.endswith(str(file))}
-        assert kinds == {"r--s"}
+        assert mappings_of(view.pid, file) == {"r--s"}
         assert [(p.pid, p.mode) for p in writer.participants()] == names
-        assert hashlib.sha256(file.read_bytes()).hexdigest() == before
+        assert digest(file) == before
         assert (reader.stats().lag, reader.lost) == (7, 0)
         stream.close()
         del held
@@ -399,12 +391,12 @@ def test_it_adds_no_participant_and_stores_nothing(view: View, folder: Path) -> 
 def test_what_nobody_looks_at_is_let_go_of(view: View, folder: Path) -> None:
     with shmflow.Topic("cam", "w", capacity="1 MiB") as topic:
         topic.write(np.zeros((64, 64), "u1"))
-        file, maps = str(folder / "shmflow.cam"), Path(f"/proc/{view.pid}/maps")
+        file = folder / "shmflow.cam"
         view.facts("cam")
         view.json("t/cam/reading")
-        assert file in maps.read_text()
+        assert mappings_of(view.pid, file)
         topic.unlink()  # nobody asks any more
-        wait_until(lambda: file not in maps.read_text(), "the end of its mappings")
+        until(lambda: not mappings_of(view.pid, file), "the end of its mappings")
 
 
 # ---- its end, and what is refused ----------------------------------------------------------------
@@ -420,7 +412,7 @@ def test_ctrl_c_ends_it_with_streams_open(start: Callable[..., View]) -> None:
             topic.write(np.roll(noise, number))
             for stream in streams[: 2 if number else 3]:
                 stream.picture()
-        assert view.interrupt() == 0
+        assert view.ctrl_c() == 0
         assert view.stderr == "" and view.process.stdout.read() == ""
         for stream in streams:
             stream.close()
@@ -429,41 +421,29 @@ def test_ctrl_c_ends_it_with_streams_open(start: Callable[..., View]) -> None:
 def test_a_hang_up_ends_it_unless_it_is_ignored(start: Callable[..., View]) -> None:
     view = start("--port", "0")
     view.process.send_signal(signal.SIGHUP)
-    assert view.process.wait(LIMIT) == 129
+    assert view.process.wait(PATIENCE) == 129
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup
     try:
         view = start("--port", "0")
     finally:
         signal.signal(signal.SIGHUP, before)
     view.process.send_signal(signal.SIGHUP)
-    assert view.facts()["topics"] == [] and view.interrupt() == 0
+    assert view.facts()["topics"] == [] and view.ctrl_c() == 0
 
 
-def test_in_a_terminal(tmp_path: Path) -> None:
-    pexpect = pytest.importorskip("pexpect")
-    view = pexpect.spawn(
-        SHMFLOW[0], [*SHMFLOW[1:], "view", "--web", "--no-open", "--port", "0"], timeout=LIMIT
-    )
-    try:
+def test_in_a_terminal() -> None:
+    with Terminal(*NO_OPEN, "--port", 0) as view:
         view.expect(r"http://127\.0\.0\.1:\d+/[\w-]{32}/\r\n")
         view.expect("Ctrl-C ends it")
-        view.sendintr()
-        view.expect(pexpect.EOF)
-        view.close()
-        assert (view.exitstatus, view.signalstatus) == (0, None)
-        assert b"Traceback" not in view.before
-    finally:
-        view.close(force=True)
+        assert view.ctrl_c() == 0
+        assert "Traceback" not in view.said
 
 
 def test_a_port_that_is_taken(start: Callable[..., View]) -> None:
     first = start()
-    done = subprocess.run(
-        [*SHMFLOW, "view", "--web", "--no-open", "--port", str(first.port)],
-        capture_output=True, text=True, timeout=LIMIT,
-    )  # fmt: skip
-    assert done.returncode == 1 and done.stdout == ""
-    assert f"127.0.0.1:{first.port}: Address already in use; end what listens" in done.stderr
+    status, out, err = piped(*NO_OPEN, "--port", first.port)
+    assert (status, out) == (1, "")
+    assert f"127.0.0.1:{first.port}: Address already in use; end what listens" in err
     second = start()
     assert second.port != first.port, "without --port a free one is taken"
     assert second.path != first.path, "each has a token of its own"
@@ -487,22 +467,12 @@ def test_without_a_window_it_is_the_page(start: Callable[..., View]) -> None:
     ],
 )
 def test_what_cannot_be_is_said(arguments: list[str], status: int, text: str) -> None:
-    done = subprocess.run(
-        [*SHMFLOW, "view", *arguments], capture_output=True, text=True, timeout=LIMIT
-    )
-    assert (done.returncode, done.stdout) == (status, "")
-    assert text in done.stderr and "Traceback" not in done.stderr
+    got, out, err = piped("view", *arguments)
+    assert (got, out) == (status, "")
+    assert text in err and "Traceback" not in err
 
 
 def test_a_missing_extra_is_told_with_the_line_that_installs_it() -> None:
-    script = (
-        "import sys; sys.modules['uvicorn'] = None\n"
-        "from shmflow.cli import main\n"
-        "main(['view', '--web', '--no-open'])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", script], capture_output=True, text=True, timeout=LIMIT
-    )
-    assert done.returncode == 1
-    assert f"the page needs uvicorn; install it with\n    {sys.executable} -m pip" in done.stderr
-    assert "'shmflow[web]'" in done.stderr
+    status, _, err = piped(*NO_OPEN, command=without("uvicorn"))
+    assert status == 1 and "'shmflow[web]'" in err
+    assert f"the page needs uvicorn; install it with\n    {sys.executable} -m pip" in err

@@ -4,47 +4,54 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import re
 import select
 import signal
 import subprocess
-import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-SHMFLOW = [sys.executable, "-P", "-m", "shmflow"]  # -P: the installed one
-LIMIT = 20  # s
+import pytest
+from shell import COMMAND, PATIENCE, environment
+
+NO_OPEN = ("view", "--web", "--no-open")
 
 
 class View:
-    """`shmflow view --web --no-open ...` as a process of its own."""
+    """`shmflow view --web --no-open ...` as a process of its own; killed when the block ends."""
 
     def __init__(self, room: Path, *options: str, web: bool = True) -> None:
         self.stderr_path = room / "view.stderr"
-        env = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
+        env = {k: v for k, v in environment().items() if not k.endswith("DISPLAY")}
         with open(self.stderr_path, "wb") as stderr:
             self.process = subprocess.Popen(
-                [*SHMFLOW, "view", *(["--web", "--no-open"] if web else []), *options],
+                [*COMMAND, *(NO_OPEN if web else ["view"]), *options],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
-                env=env | {"PYTHONWARNINGS": "error"},
-                cwd=room,
+                env=env,
             )
         assert self.process.stdout is not None
-        if not select.select([self.process.stdout], [], [], LIMIT)[0]:
+        if not select.select([self.process.stdout], [], [], PATIENCE)[0]:
             self.close()
-            raise AssertionError(f"no address in {LIMIT} s: {self.stderr}")
+            raise AssertionError(f"no address in {PATIENCE} s: {self.stderr}")
         self.url = self.process.stdout.readline().strip()
         if not self.url.startswith("http://"):
             self.close()
             raise AssertionError(f"{self.url!r} is no address: {self.stderr}")
         parts = urlsplit(self.url)
         self.port, self.path = parts.port, parts.path
+
+    def __enter__(self) -> View:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def pid(self) -> int:
@@ -58,7 +65,7 @@ class View:
         self, path: str = "", host: str | None = None, raw: bool = False
     ) -> tuple[int, dict[str, str], bytes]:
         """(status, headers in small letters, body); `path` is taken from the token on, or `raw`."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=LIMIT)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             connection.putrequest("GET", path if raw else self.path + path, skip_host=True)
             connection.putheader("Host", f"127.0.0.1:{self.port}" if host is None else host)
@@ -79,10 +86,10 @@ class View:
         time.sleep(0.3)
         return self.json("api/facts?" + "&".join(f"t={name}" for name in names))
 
-    def interrupt(self) -> int:
+    def ctrl_c(self) -> int:
         """Ctrl-C, and its exit status."""
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(LIMIT)
+        return self.process.wait(PATIENCE)
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -90,11 +97,22 @@ class View:
         self.process.communicate()
 
 
+@contextmanager
+def view_of(folder: Path, room: Path, *options: str) -> Iterator[View]:
+    """Of all topics there, for the tests of a module; it has complained of nothing at their end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHMFLOW_DIR", str(folder))
+        view = View(room, "--port", "0", *options)
+    with view:
+        yield view
+        assert (view.ctrl_c(), view.stderr) == (0, "")
+
+
 class Stream:
     """The pictures of a topic, as a browser takes them."""
 
     def __init__(self, view: View, name: str, query: str = "") -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", view.port, timeout=LIMIT)
+        self._connection = http.client.HTTPConnection("127.0.0.1", view.port, timeout=PATIENCE)
         self._connection.request("GET", f"{view.path}t/{name}/stream.mjpg?{query}")
         self._answer = self._connection.getresponse()
         kind = self._answer.getheader("content-type")
@@ -117,12 +135,3 @@ class Stream:
     def close(self) -> None:
         self._answer.close()
         self._connection.close()
-
-
-def wait_until(condition: Any, what: str = "it") -> Any:
-    """What the condition gives once it is true."""
-    deadline = time.monotonic() + LIMIT
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"{what} did not come about in {LIMIT} s"
-        time.sleep(0.05)
-    return value
