@@ -30,10 +30,6 @@ def who(participant: Participant) -> str:
     return who(participant)
 
 
-def messages(count: int) -> str:
-    return f"{count:,} message{'' if count == 1 else 's'}"
-
-
 def waiting(flow: Flow) -> list[Participant]:
     """Writers that had to wait for room since the first sample."""
     from shmflow.cli.watch import key_of
@@ -77,7 +73,7 @@ def of_laggards(flow: Flow) -> list[str]:
         subject = ", ".join(who(p) for p in members)
         if one.group:
             subject = f"group {one.group!r} ({subject})"
-        text = f"{subject} is {messages(one.lag)} behind and lossless: "
+        text = f"{subject} is {show.counted(one.lag, 'message')} behind and lossless: "
         text += "writers wait for it" if writers else "the next write waits for it"
         stopped = [p for p in members if is_stopped(p.pid)]
         if stopped:
@@ -93,8 +89,8 @@ def of_writers(flow: Flow) -> list[str]:
     for p in waiting(flow):
         waits, written = flow.waits[key_of(p)], flow.written[key_of(p)]
         told.append(
-            f"{who(p)} had to wait for room {waits} time{'' if waits == 1 else 's'} in "
-            f"{show.span(flow.seconds)}, in which it wrote {messages(written)}"
+            f"{who(p)} had to wait for room {show.counted(waits, 'time')} in "
+            f"{show.span(flow.seconds)}, in which it wrote {show.counted(written, 'message')}"
         )
     if laggards(flow) or flow.now.held_bytes >= MUCH * flow.now.capacity:
         told += [
@@ -113,7 +109,7 @@ def of_holders(flow: Flow) -> list[str]:
             share = 100 * p.held_bytes / now.capacity
             told.append(
                 f"{who(p)} holds {show.size(p.held_bytes)} of the ring ({share:.0f} %) in "
-                f"{p.held_blocks} block{'' if p.held_blocks == 1 else 's'}; the flow has the rest"
+                f"{show.counted(p.held_blocks, 'block')}; the flow has the rest"
             )
     return told
 
@@ -122,8 +118,8 @@ def of_losers(flow: Flow) -> list[str]:
     from shmflow.cli.watch import key_of
 
     return [
-        f"{who(p)} lost {messages(lost)} in {show.span(flow.seconds)}: it reads more slowly than "
-        "they come"
+        f"{who(p)} lost {show.counted(lost, 'message')} in {show.span(flow.seconds)}: "
+        "it reads more slowly than they come"
         for p in flow.now.living
         if (lost := flow.lost.get(key_of(p), 0)) > 0
     ]

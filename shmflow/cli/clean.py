@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 def text_of(cleaned: Cleaned, dry_run: bool) -> str:
     what = []
     if cleaned.participants:
-        places = "1 place" if cleaned.participants == 1 else f"{cleaned.participants} places"
-        what.append(f"{places} of dead processes")
+        what.append(f"{show.counted(cleaned.participants, 'place')} of dead processes")
     if cleaned.removed:
         what.append("the temporary topic itself" if cleaned.name else "an unfinished file")
     word = "would take back" if dry_run else "took back"

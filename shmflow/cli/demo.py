@@ -1,12 +1,11 @@
 """``shmflow demo``: the command, its options, and what is refused before any process starts.
 
-Owns the command line only. The run itself is in ``demo_run``, imported when everything was found in
+Owns the command line only. The run itself is in ``demo_run``, imported when the command line is in
 order, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 
@@ -97,19 +96,15 @@ def command(
         raise click.UsageError("--video and --camera exclude each other")
     if video is not None and size is not None:
         raise click.UsageError("a clip has its own size; --size goes with the pattern or a camera")
-    if (video is not None or camera is not None) and importlib.util.find_spec("cv2") is None:
-        option = "--camera" if video is None else "--video"
-        raise click.ClickException(
-            f"{option} needs OpenCV, which is not here; install it with\n"
-            f"    {sys.executable} -m pip install opencv-python-headless"
-        )
 
     from shmflow.cli.demo_run import DemoError, run
-    from shmflow.cli.frames import Source
+    from shmflow.cli.frames import Source, SourceError, need_opencv
 
     source = Source(size or (1280, 720) if video is None else None, fps, video, camera)
     try:
+        if video is not None or camera is not None:
+            need_opencv("--camera" if video is None else "--video")
         status = run(source, seconds=seconds, readers=readers)
-    except DemoError as error:
+    except (DemoError, SourceError) as error:
         raise click.ClickException(str(error)) from None
     sys.exit(status)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from shmflow.cli.demo_processes import PRODUCER
 from shmflow.cli.demo_report import Part
 from shmflow.cli.demo_table import span
+from shmflow.cli.show import counted
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def flow(outcome: Outcome) -> str:
         f"{outcome.written} frames of {width}x{height} ({megabytes(frame_len)} each) "
         f"in {outcome.elapsed:.1f} s: {rate}, "
         f"{megabytes(into)}/s written, {megabytes(out_of)}/s read by "
-        f"{len(outcome.readers)} reader{'s' if len(outcome.readers) > 1 else ''}."
+        f"{counted(len(outcome.readers), 'reader')}."
     )
 
 

@@ -5,15 +5,12 @@ Owns what a row shows and how it is spelt; both views show the same cells.
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import sys
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
 from shmflow.cli.demo_report import Part
+from shmflow.cli.show import has_rich
 
 # (title, width in characters, to the right)
 COLUMNS = (
@@ -106,12 +103,7 @@ class RichView:
         self.live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.live.stop()
 
     def update(self, parts: Sequence[Part], caption: str) -> None:
@@ -147,5 +139,4 @@ class RichView:
 
 def open_view() -> PlainView | RichView:
     """The view that fits where standard output goes."""
-    on_terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-    return RichView() if on_terminal and importlib.util.find_spec("rich") else PlainView()
+    return RichView() if has_rich() else PlainView()

@@ -116,7 +116,7 @@ def findings() -> Iterator[Finding]:
         yield topics.strangers(Path(where))
     yield from checks.limits(root)
     yield checks.memory_limit(root)
-    yield checks.remove_ipc(root, os.getuid(), topics.user_name(os.getuid()), where)
+    yield checks.remove_ipc(root, os.getuid(), show.user_name(os.getuid()), where)
     if os.path.isdir(where):
         yield topics.permissions(os.getuid())
         yield from topics.leftovers(Path(where))

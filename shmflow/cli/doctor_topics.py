@@ -6,23 +6,16 @@ Owns these checks only. Looks by monitors: nothing is taken, nothing is removed.
 from __future__ import annotations
 
 import os
-import pwd
 from pathlib import Path
 
 from shmflow._names import format_size, is_name, name_of, names, path_of
 from shmflow.cli import show
 from shmflow.cli.doctor_checks import MIB, Finding
+from shmflow.cli.show import counted, user_name
 from shmflow.cli.watch import Sample, Watch
 
 LARGE = 64 * MIB  # of idle topics together: worth a word
 SHOWN = 3
-
-
-def user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid {uid}"
 
 
 def some(found: list[str]) -> str:
@@ -100,7 +93,7 @@ def _dead(samples: list[Sample], folder: Path) -> Finding:
     ]
     files = len(list(folder.glob(".shmflow-*")))
     parts = [f"dead and not cleaned up: {some(dead)}"] if dead else []
-    parts += [f"{files} unfinished file{'s' * (files > 1)}"] if files else []
+    parts += [counted(files, "unfinished file")] if files else []
     if not parts:
         return Finding("leftovers", "OK", "no dead participants, no unfinished files")
     todo = "the next who needs their place takes it; at once: shmflow clean (files after an hour)"

@@ -7,6 +7,8 @@ processes.
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,15 @@ class SourceError(Exception):
 
 class SourceEnd(SourceError):
     """The clip is over, and was not to be played again."""
+
+
+def need_opencv(what: str) -> None:
+    """Raises SourceError where there is none."""
+    if importlib.util.find_spec("cv2") is None:
+        raise SourceError(
+            f"{what} needs OpenCV, which is not here; install it with\n"
+            f"    {sys.executable} -m pip install opencv-python-headless"
+        )
 
 
 @dataclass(frozen=True)

@@ -38,15 +38,6 @@ COLUMNS = (
 )
 
 
-def owner_of(uid: int) -> str:
-    import pwd
-
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid {uid}"
-
-
 def file_facts(name: str) -> dict[str, Any]:
     from shmflow._names import path_of
 
@@ -54,7 +45,7 @@ def file_facts(name: str) -> dict[str, Any]:
     info = os.stat(path)
     return {
         "path": path,
-        "owner": owner_of(info.st_uid),
+        "owner": show.user_name(info.st_uid),
         "permissions": stat.filemode(info.st_mode)[1:],
         "mode": f"{stat.S_IMODE(info.st_mode):04o}",
     }

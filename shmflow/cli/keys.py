@@ -15,7 +15,7 @@ import sys
 import termios
 import time
 import tty
-from types import FrameType, TracebackType
+from types import FrameType
 
 ARROWS = {b"A": "up", b"B": "down", b"C": "right", b"D": "left"}
 ESCAPE = b"\x1b"
@@ -64,12 +64,7 @@ class Keys:
             self._take()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.give_back()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)  # type: ignore[arg-type]

@@ -41,14 +41,6 @@ MORE_COLUMNS = (
     Column("POLICY"),
     Column("PATH"),
 )
-STYLES = {
-    "live": None,
-    "idle": "dim",
-    "ended": "dim",
-    "dead": "yellow",
-    "private": "dim",
-    "broken": "red",
-}
 
 
 def policy(layout: dict[str, Any]) -> list[str]:
@@ -166,7 +158,7 @@ def command(topics: Sequence[str], verbose: bool, as_json: bool) -> None:
     if as_json:
         show.print_json([describe(*pair) for pair in zip(flows, more, strict=True)])
         return
-    styles = [STYLES[flow.now.state] for flow in flows]
+    styles = [show.STATE_STYLES[flow.now.state] for flow in flows]
     show.print_table(COLUMNS, [cells(flow) for flow in flows], styles)
     if verbose:
         click.echo()

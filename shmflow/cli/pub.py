@@ -6,19 +6,15 @@ the sending itself is in pub_run; both are imported when the command line is in 
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 from io import BufferedReader
-from typing import TYPE_CHECKING, cast
+from typing import Any, cast
 
 import click
 
 from shmflow.cli.demo import parse_size
 from shmflow.cli.names import TOPIC, Finite
-
-if TYPE_CHECKING:
-    from shmflow.cli.pub_sources import Stream
 
 
 def parse_shape(
@@ -121,7 +117,7 @@ def command(
       0    the input was sent, or Ctrl-C ended what has no end (a camera, the pattern, --loop)
       1    it could not be sent, and stderr says why
       2    the command line is wrong
-      130  you pressed Ctrl-C before the end (143: SIGTERM)
+      130  you pressed Ctrl-C before the end (143: SIGTERM, 129: a hang-up)
     """
     sources = bool(files) + (camera is not None) + test_pattern + from_stdin
     if sources != 1:
@@ -137,17 +133,24 @@ def command(
         raise click.UsageError("--loop goes with files")
     if size and from_stdin:
         raise click.UsageError("--size goes with pictures and frames; of stdin say --shape")
-    if camera is not None and importlib.util.find_spec("cv2") is None:
-        raise click.ClickException(
-            f"--camera needs OpenCV, which is not here; install it with\n"
-            f"    {sys.executable} -m pip install opencv-python-headless"
-        )
 
-    from shmflow.cli.frames import SourceError
+    from shmflow.cli import pub_sources
+    from shmflow.cli.frames import Source, SourceError, need_opencv
     from shmflow.cli.pub_run import run
 
     try:
-        stream = open_stream(files, camera, from_stdin, shape, dtype, rate, loop, size)
+        if files:
+            stream = pub_sources.files(files, rate, loop, size)
+        elif shape is not None:
+            raw = cast(BufferedReader, sys.stdin.buffer)
+            stream = pub_sources.raw(raw, item_type(dtype), shape, rate)
+        elif from_stdin:
+            stream = pub_sources.lines(sys.stdin.buffer, rate)
+        elif camera is not None:
+            need_opencv("--camera")
+            stream = pub_sources.painted(Source(size, rate, camera=camera))
+        else:
+            stream = pub_sources.painted(Source(size or (1280, 720), rate))
         status = run(
             topic, stream, readers=readers, count=count, capacity=capacity, depth=depth, keep=keep
         )
@@ -156,28 +159,10 @@ def command(
     sys.exit(status)
 
 
-def open_stream(
-    files: tuple[str, ...],
-    camera: int | None,
-    from_stdin: bool,
-    shape: tuple[int, ...] | None,
-    dtype: str | None,
-    rate: float | None,
-    loop: bool,
-    size: tuple[int, int] | None,
-) -> Stream:
+def item_type(dtype: str | None) -> Any:
+    """The NumPy dtype of raw arrays."""
     import numpy as np
 
-    from shmflow.cli import pub_sources
-    from shmflow.cli.frames import Source
-
-    if files:
-        return pub_sources.files(files, rate, loop, size)
-    if not from_stdin:
-        size = size or ((1280, 720) if camera is None else None)
-        return pub_sources.painted(Source(size, rate, camera=camera))
-    if shape is None:
-        return pub_sources.lines(sys.stdin.buffer, rate)
     try:
         kind = np.dtype(dtype or "uint8")
     except (TypeError, ValueError, SyntaxError):
@@ -187,4 +172,4 @@ def open_stream(
     if kind.subdtype is not None:
         text = f"{dtype!r} has dimensions of its own: put them into --shape"
         raise click.BadParameter(text, param_hint="--dtype")
-    return pub_sources.raw(cast(BufferedReader, sys.stdin.buffer), kind, shape, rate)
+    return kind

@@ -69,18 +69,10 @@ class Sender:
 
     def text(self) -> str:
         return (
-            f"{messages_text(self.messages)}  {show.rate(self.hz)} Hz  "
+            f"{show.counted(self.messages, 'message')}  {show.rate(self.hz)} Hz  "
             f"{show.size(self.hz * self.bytes / max(self.messages, 1))}/s  "
-            f"{readers_text(self.topic.readers)}"
+            f"{show.counted(self.topic.readers, 'reader')}"
         )
-
-
-def messages_text(count: int) -> str:
-    return f"{count:,} message{'s' * (count != 1)}"
-
-
-def readers_text(count: int) -> str:
-    return f"{count} reader{'s' * (count != 1)}"
 
 
 def open_topic(
@@ -120,7 +112,7 @@ def await_readers(topic: shmflow.Topic, wanted: int, line: StatusLine) -> None:
     while topic.readers < wanted:
         if topic.readers != there:
             there = topic.readers
-            text = f"{topic.name}: {there} of {readers_text(wanted)}"
+            text = f"{topic.name}: {there} of {show.counted(wanted, 'reader')}"
             if line.shows:
                 line.tell(f"{text}  Ctrl-C ends it")
             else:
@@ -202,8 +194,9 @@ def run(
         outcome = end(topic, made, keep, leaving is not None)
     pace = f", {show.rate(sender.hz)} Hz" if sender.messages > 1 else ""
     click.echo(
-        f"{messages_text(sender.messages)} ({show.size(sender.bytes)}) from {stream.title} to "
-        f"{name!r} in {show.span(seconds)}{pace}; {readers_text(reading)}; {outcome}",
+        f"{show.counted(sender.messages, 'message')} ({show.size(sender.bytes)}) from "
+        f"{stream.title} to {name!r} in {show.span(seconds)}{pace}; "
+        f"{show.counted(reading, 'reader')}; {outcome}",
         err=True,
     )
     if isinstance(leaving, SystemExit):

@@ -21,7 +21,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from shmflow.cli.frames import Source, SourceEnd, SourceError
+from shmflow.cli.frames import Source, SourceEnd, SourceError, need_opencv
 
 PICTURES = {
     *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pnm", ".jp2"),
@@ -114,16 +114,8 @@ def is_clip(path: str) -> bool:
 
 
 def _clip_rate(path: str) -> float:
-    return Source(None, video=_playable(path)).open().fps or 30.0
-
-
-def _playable(path: str) -> str:
-    if importlib.util.find_spec("cv2") is None:
-        raise SourceError(
-            f"{path} needs OpenCV, which is not here; install it with\n"
-            f"    {sys.executable} -m pip install opencv-python-headless"
-        )
-    return path
+    need_opencv(path)
+    return Source(None, video=path).open().fps or 30.0
 
 
 def _files(paths: Sequence[str], loop: bool, size: tuple[int, int] | None) -> Iterator[Piece]:
@@ -132,7 +124,8 @@ def _files(paths: Sequence[str], loop: bool, size: tuple[int, int] | None) -> It
     while True:
         for path in paths:
             if is_clip(path):
-                yield from _frames(Source(None, video=_playable(path), again=False), size)
+                need_opencv(path)
+                yield from _frames(Source(None, video=path, again=False), size)
             elif path in kept:
                 yield from kept[path]
             else:

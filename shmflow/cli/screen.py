@@ -10,7 +10,6 @@ import contextlib
 import shutil
 import sys
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
 from shmflow.cli import show
@@ -30,12 +29,7 @@ class Screen:
         self.enter()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.leave()
 
     def enter(self) -> None:

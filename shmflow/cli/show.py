@@ -1,4 +1,4 @@
-"""How the command line shows things: numbers, tables, JSON lines, pictures that move.
+"""How the command line shows things: numbers, states, tables, JSON lines, pictures that move.
 
 Owns the choice between rich (where it is installed and standard output is a terminal) and plain
 text. Plain tables are aligned with spaces; what a program reads is JSON.
@@ -16,12 +16,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
 STATUS_EVERY = 0.2  # seconds between two states of a status line
 BARS = " ▁▂▃▄▅▆▇█"
+STATE_STYLES = {  # of a topic's row, as rich spells them
+    "live": None,
+    "idle": "dim",
+    "ended": "dim",
+    "dead": "yellow",
+    "private": "dim",
+    "broken": "red",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +38,16 @@ class Column:
     right: bool = False  # numbers
 
 
-def on_terminal() -> bool:
-    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+def on_terminal(stream: TextIO | None = None) -> bool:
+    """Is it one that can move its cursor? None: standard output."""
+    return (stream or sys.stdout).isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def has_rich() -> bool:
     return on_terminal() and importlib.util.find_spec("rich") is not None
 
 
-# ---- numbers -------------------------------------------------------------------------------------
+# ---- numbers and names ---------------------------------------------------------------------------
 
 
 def size(nbytes: float) -> str:
@@ -46,6 +55,11 @@ def size(nbytes: float) -> str:
     from shmflow._names import format_size
 
     return format_size(int(nbytes))
+
+
+def counted(number: int, noun: str) -> str:
+    """'1 message', '1,234 messages'."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def rate(hz: float) -> str:
@@ -65,6 +79,15 @@ def span(seconds: float) -> str:
             value = seconds / short
             return f"{value:.{1 if value < 100 else 0}f} {unit}"
     return f"{max(seconds, 0) * 1e6:.0f} µs"
+
+
+def user_name(uid: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
@@ -188,7 +211,7 @@ class StatusLine:
     """One line on stderr that tells how it goes, rewritten in place; nothing if no terminal."""
 
     def __init__(self) -> None:
-        self.shows = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        self.shows = on_terminal(sys.stderr)
         self.due = 0.0
 
     def tell(self, text: str) -> None:

@@ -26,15 +26,6 @@ if TYPE_CHECKING:
 
 SPARK = 10  # reports that are remembered and drawn
 
-STYLES = {
-    "live": None,
-    "idle": "dim",
-    "ended": "dim",
-    "dead": "yellow",
-    "private": "dim",
-    "broken": "red",
-}
-
 
 @dataclass(slots=True)
 class Row:
@@ -59,7 +50,7 @@ class Row:
         now = self.flow.now
         if any(p.lossless and p.lag >= now.depth for p in now.living):
             return "red"
-        return "yellow" if self.lost_per_s else STYLES[now.state]
+        return "yellow" if self.lost_per_s else show.STATE_STYLES[now.state]
 
     def cells(self) -> list[str]:
         now = self.flow.now
@@ -190,7 +181,7 @@ class Board:
 
         flows = [row.flow for row in self.rows.values()]
         total = show.size(sum(flow.bytes_per_s for flow in flows))
-        text = f"{time.strftime('%H:%M:%S')}  {len(flows)} topic{'' if len(flows) == 1 else 's'}"
+        text = f"{time.strftime('%H:%M:%S')}  {show.counted(len(flows), 'topic')}"
         text += f"  {show.rate(sum(flow.hz for flow in flows))} messages/s  {total}/s"
         try:
             space = os.statvfs(folder())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -149,12 +150,11 @@ def test_ctrl_c_in_a_terminal_ends_it_with_0(command: Sequence[str]) -> None:
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP])
 def test_what_else_ends_it_gives_the_cursor_back(end: signal.Signals) -> None:
-    with shmflow.Topic("cam", "w", capacity="1 MiB"), terminal("hz", "cam") as child:
-        child.expect("GAP MEAN")
-        child.kill(end)
-        child.expect_exact("\x1b[?25h")
-        end_of(child)
-        assert child.exitstatus == 128 + end
+    with shmflow.Topic("cam", "w", capacity="1 MiB"), Terminal("hz", "cam") as hz:
+        hz.expect("GAP MEAN")
+        hz.kill(end)
+        hz.expect_exact("\x1b[?25h")
+        assert hz.finish() == 128 + end
 
 
 def test_a_mistyped_name_suggests_the_nearest_and_none_says_how_to_make_one() -> None:

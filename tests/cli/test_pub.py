@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import zipfile
 
 import numpy as np
@@ -293,3 +294,10 @@ def test_times_come_from_stdin_and_names_of_files_need_be_no_text(topic_name, tm
     np.save(file, np.zeros(3))
     assert piped("pub", topic_name, file)[0] == 0
     assert [message.meta for message in read_all(topic_name)] == [{"file": "\ufffd.npy"}]
+
+
+@pytest.mark.parametrize("words", [["--camera", "0"], [__file__]])
+def test_without_opencv_it_says_how_to_get_it(topic_name, monkeypatch, words):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    said = run("pub", topic_name, *words, status=1).stderr
+    assert f"{words[0]} needs OpenCV" in said and "-m pip install opencv-python-headless" in said

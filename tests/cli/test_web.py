@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from cli.looking import digest, mappings_of
 from cli.viewing import NO_OPEN, Stream, View, view_of
-from shell import Terminal, piped, until, without
+from shell import PATIENCE, Terminal, piped, until, without
 
 import shmflow
 
@@ -125,7 +125,7 @@ def test_who_asks_nothing_or_is_refused_keeps_no_connection(start: Callable[...,
             topic.write(np.zeros((20, 20), np.uint8))
             stream = Stream(view, "cam")
             stream.picture()
-            wait_until(lambda: len(list(fds.iterdir())) <= before + 5, "the end of connections")
+            until(lambda: len(list(fds.iterdir())) <= before + 5, "the end of connections")
             time.sleep(0.5)
             topic.write(np.ones((20, 20), np.uint8))
             stream.picture()
@@ -297,7 +297,7 @@ def test_letters_that_are_none_are_shown_as_bytes(view: View) -> None:
         topic.write(np.frombuffer(b"\xff" * 8, "<U1"))
         assert "xff" in view.json("t/cam/reading")["reading"]["text"].lower()
         topic.write(np.frombuffer(b"\xff" * 8, [("letters", "<U2")]))
-        wait_until(lambda: view.json("t/cam/reading")["kind"] == "table", "the next message")
+        until(lambda: view.json("t/cam/reading")["kind"] == "table", "the next message")
         [field] = view.json("t/cam/reading")["reading"]["fields"]
         assert "xff" in field["values"][0].lower()
 
