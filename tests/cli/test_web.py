@@ -269,6 +269,22 @@ def test_a_topic_may_come_and_go(view: View) -> None:
         until(lambda: not view.json("api/facts?t=late")["topics"], "its end")
 
 
+def test_the_rest_after_a_copy_is_not_for_another_topic_of_that_name() -> None:
+    from shmflow.cli.web.newest import Source
+
+    source = Source("t")
+    try:
+        for value in (1, 2):
+            with shmflow.Topic("t", "w", capacity="1 MiB") as topic:
+                topic.write(np.int64(value))
+                found = source.newest()
+                assert found is not None and found.array == value
+                source._rest_until = time.monotonic() + PATIENCE
+                topic.unlink()
+    finally:
+        source.close()
+
+
 def test_a_damaged_topic_is_told_of(view: View, folder: Path) -> None:
     (folder / "shmflow.bad").write_bytes(b"x" * 10_000)
     [told] = view.facts("bad")["topics"]

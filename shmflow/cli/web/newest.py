@@ -117,10 +117,10 @@ class Source:
             self._there = None
             return None
         inode = self._watch.inode(self.name)
-        if self._there is not None and (
-            self._there.version == f"{inode}-{head}" or start < self._rest_until
-        ):
-            return self._there
+        there = self._there
+        if there is not None and there.version.startswith(f"{inode}-"):  # of the same topic
+            if there.seq == head or start < self._rest_until:
+                return there
         for _ in range(TRIES):
             try:
                 message = monitor.peek(monitor.head or head, copy=True)
