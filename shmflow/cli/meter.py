@@ -179,7 +179,7 @@ def run(
         with (
             sigterm_as_exit(),
             Watch(asked or None) as watch,
-            quiet if as_json else show.live(EVERY) as picture,
+            quiet if as_json else show.live() as picture,
         ):
             for flows in flows_of(watch, meter, count):
                 facts = facts_of(flows, asked, meter)

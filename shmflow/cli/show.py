@@ -187,15 +187,13 @@ def print_json(value: Any) -> None:
 
 
 @contextlib.contextmanager
-def live(every: float, full_screen: bool = False) -> Iterator[Callable[[Any], None]]:
+def live() -> Iterator[Callable[[Any], None]]:
     """Gives a function that shows a renderable (rich) or a list of lines: in place on a terminal,
     one after the other else. Whatever ends it, the terminal is as it was."""
     if has_rich():
         from rich.live import Live
 
-        with Live(
-            auto_refresh=False, screen=full_screen, redirect_stdout=False, redirect_stderr=False
-        ) as picture:
+        with Live(auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as picture:
             yield lambda shown: picture.update(shown, refresh=True)
         return
 
