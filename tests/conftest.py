@@ -89,6 +89,12 @@ def pytest_configure(config: pytest.Config) -> None:
         )
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    marker = item.get_closest_marker("no_sanitizer")
+    if marker is not None and "libasan" in os.environ.get("LD_PRELOAD", ""):
+        pytest.skip(f"under a sanitizer: {marker.args[0]}")
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(RUN_DIRECTORY, ignore_errors=True)
     os.close(RUN_LOCK)
@@ -189,6 +195,8 @@ PYTHON = [
     sys.executable,
     *("-X", "faulthandler"),
     *("-W", "error", "-W", "ignore:This process:DeprecationWarning"),
+    # On a machine under load the other end comes later than a second.
+    *("-W", "ignore:waiting for topic:RuntimeWarning"),
 ]
 
 

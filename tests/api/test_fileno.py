@@ -299,6 +299,7 @@ def test_out_of_descriptors(topic_name: str, run_python: Callable[..., Any]) -> 
     )
 
 
+@pytest.mark.no_sanitizer("it needs address space where there is to be none")
 def test_out_of_threads(topic_name: str, run_python: Callable[..., Any]) -> None:
     run_python(
         """

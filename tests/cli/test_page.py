@@ -104,7 +104,9 @@ def browser() -> Iterator[Any]:
         options.add_argument(argument)
     options.add_argument("--hide-scrollbars")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    running = webdriver.Chrome(options, Service(driver))
+    # A sanitizer is for the extension: the browser would not start with it.
+    env = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    running = webdriver.Chrome(options, Service(driver, env=env))
     running.set_page_load_timeout(PATIENCE)
     yield running
     running.quit()

@@ -346,6 +346,7 @@ def test_a_stream_follows_the_topic(view: View) -> None:
             stream.close()
 
 
+@pytest.mark.no_sanitizer("what is freed stays resident for a while")
 def test_a_slow_browser_gets_fewer_pictures_and_the_newest(view: View) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (400, 600, 3), np.uint8)
     last = np.full((400, 600, 3), 77, "u1")
