@@ -34,10 +34,12 @@ from pathlib import Path
 
 import pytest
 
-# A runner that was started in the background ignores SIGINT, and so would all its children: but
-# Ctrl-C is among the things that are tested.
+# A runner that was started in the background ignores SIGINT, one that was started by nohup SIGHUP,
+# and so would all its children: but Ctrl-C and a hang-up are among the things that are tested.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parent.parent
 SHM = Path("/dev/shm")
