@@ -12,6 +12,7 @@ cancels `async for` loses no message.
 import argparse
 import asyncio
 import json
+import sys
 from pathlib import Path
 
 import shmflow
@@ -55,7 +56,10 @@ async def feed(name: str, count: int) -> None:
 
 
 async def ask(path: str) -> None:
-    reader, writer = await asyncio.open_unix_connection(path)
+    try:
+        reader, writer = await asyncio.open_unix_connection(path)
+    except OSError:
+        sys.exit(f"no service answers at {path}: start it first, in this folder")
     print((await reader.read()).decode())
     writer.close()
 

@@ -74,22 +74,31 @@ def remove(name: str) -> None:
 
 STAGES = {"source": source, "filter": filter_, "sink": sink}
 
-if __name__ == "__main__":
+
+def main() -> bool:
+    """Has one of them failed?"""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stage", choices=STAGES, help="run this one only")
     parser.add_argument("--name", default="pipeline", help="what the topics' names begin with")
     args = parser.parse_args()
     if args.stage:
         STAGES[args.stage](args.name)
-    else:
-        command = [sys.executable, __file__, "--name", args.name, "--stage"]
-        stages = [subprocess.Popen([*command, stage]) for stage in STAGES]
-        try:
-            failed = any(stage.wait() for stage in stages)
-        finally:  # one failed, or Ctrl-C: the others would wait for what does not come
-            for stage in stages:
-                stage.terminate()
-            for stage in stages:
-                stage.wait()
-            remove(args.name)  # else the next run would begin with what is left of this one
-        sys.exit(failed)
+        return False
+    command = [sys.executable, __file__, "--name", args.name, "--stage"]
+    stages = [subprocess.Popen([*command, stage]) for stage in STAGES]
+    try:
+        failed = any(stage.wait() for stage in stages)
+    finally:  # one failed, or Ctrl-C: the others would wait for what does not come
+        for stage in stages:
+            stage.terminate()
+        for stage in stages:
+            stage.wait()
+        remove(args.name)  # else the next run would begin with what is left of this one
+    return failed
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
