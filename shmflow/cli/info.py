@@ -70,7 +70,7 @@ def newest_facts(monitor: Topic) -> dict[str, Any] | None:
         "timestamp_ns": message.timestamp_ns,
         "age_s": (time.time_ns() - message.timestamp_ns) / 1e9,
         "writer": message.writer,
-        "meta": sorted(message.meta),
+        "meta": dict(message.meta),
     }
 
 

@@ -73,7 +73,7 @@ def test_all_of_a_topic_is_told(folder: Path) -> None:
         "bytes": frame.nbytes,
         "timestamp_ns": 1010,
         "writer": os.getpid(),
-        "meta": ["encoding"],
+        "meta": {"encoding": "bgr8"},
     }
     assert "10: uint8 40×30×3, 3.5 KiB" in text and "8 (3 to 10)" in text
     assert text.endswith("\nNobody is in anybody's way.\n")
