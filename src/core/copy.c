@@ -9,13 +9,12 @@
  * reader fetches its frame from memory. Which of the two holds depends on the ring, the machine
  * and its neighbours, so both are timed: each in a trial of two rounds of the ring, the first of
  * which only puts into the cache what will stay there, and from time to time again. Streaming comes
- * first: a new ring is in no cache. Streaming is used
- * where it takes less than two thirds: with less of a gain the reader, who fetches from memory then,
- * would lose more than the writer wins.
+ * first: a new ring is in no cache. It is used where it takes less than two thirds: with less of a
+ * gain the reader, who fetches from memory then, would lose more than the writer wins.
  *
  * Invariants
- *   Y1  What is estimated decides about speed only: relaxed, and threads may lose each other's.
- *   Y2  Streaming stores are weakly ordered: an sfence ends them, before any store that publishes.
+ *   Z1  What is estimated decides about speed only: relaxed, and threads may lose each other's.
+ *   Z2  Streaming stores are weakly ordered: an sfence ends them, before any store that publishes.
  * A crash here leaves: a claim half written, like any other (ring.c).
  */
 #include "core/attachment.h"
@@ -44,7 +43,7 @@ stream(char *to, const char *from, size_t len)
         _mm_stream_si128(line + 3, d);
     }
     memcpy(to + off, from + off, len - off);
-    _mm_sfence(); /* Y2 */
+    _mm_sfence(); /* Z2 */
 }
 
 /* How many copies take two rounds of the ring. */
@@ -61,24 +60,24 @@ static enum sf_way
 choose(struct sf_attachment *att, size_t len, bool *timed)
 {
     struct sf_copies *c = &att->ways;
-    uint32_t trial = trial_len(&att->ring.lay, len), left = sf_load_relaxed(&c->left); /* Y1 */
-    uint32_t way = sf_load_relaxed(&c->way), on_trial = sf_load_relaxed(&c->on_trial); /* Y1 */
+    uint32_t trial = trial_len(&att->ring.lay, len), left = sf_load_relaxed(&c->left); /* Z1 */
+    uint32_t way = sf_load_relaxed(&c->way), on_trial = sf_load_relaxed(&c->on_trial); /* Z1 */
     if (left == 0) {
-        uint32_t cached = sf_load_relaxed(&c->cost[SF_CACHED]); /* Y1 */
-        uint32_t streamed = sf_load_relaxed(&c->cost[SF_STREAMED]); /* Y1 */
+        uint32_t cached = sf_load_relaxed(&c->cost[SF_CACHED]); /* Z1 */
+        uint32_t streamed = sf_load_relaxed(&c->cost[SF_STREAMED]); /* Z1 */
         enum sf_way best = streamed < cached - cached / 3 ? SF_STREAMED : SF_CACHED;
         bool known = cached != 0 && streamed != 0;
         bool settle = known && on_trial;
         way = settle ? best : known ? !best : streamed == 0 ? SF_STREAMED : SF_CACHED;
         on_trial = !settle;
         left = settle ? SF_TRIALS * trial : trial;
-        sf_store_relaxed(&c->way, way); /* Y1 */
-        sf_store_relaxed(&c->on_trial, on_trial); /* Y1 */
+        sf_store_relaxed(&c->way, way); /* Z1 */
+        sf_store_relaxed(&c->on_trial, on_trial); /* Z1 */
         if (on_trial) {
-            sf_store_relaxed(&c->cost[way], 0); /* Y1 */
+            sf_store_relaxed(&c->cost[way], 0); /* Z1 */
         }
     }
-    sf_store_relaxed(&c->left, left - 1); /* Y1 */
+    sf_store_relaxed(&c->left, left - 1); /* Z1 */
     *timed = !on_trial || left <= trial / 2;
     return way == SF_STREAMED ? SF_STREAMED : SF_CACHED;
 }
@@ -87,9 +86,9 @@ choose(struct sf_attachment *att, size_t len, bool *timed)
 static void
 estimate(_Atomic uint32_t *cost, uint64_t ns, size_t len)
 {
-    uint32_t now = (uint32_t)(ns * 1000 / len) + 1, before = sf_load_relaxed(cost); /* Y1 */
+    uint32_t now = (uint32_t)(ns * 1000 / len) + 1, before = sf_load_relaxed(cost); /* Z1 */
     uint32_t slower = before + before / 16 + 1;
-    sf_store_relaxed(cost, before == 0 || now < slower ? now : slower); /* Y1 */
+    sf_store_relaxed(cost, before == 0 || now < slower ? now : slower); /* Z1 */
 }
 
 void
