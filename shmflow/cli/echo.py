@@ -22,7 +22,7 @@ from shmflow.cli.names import TOPIC
 if TYPE_CHECKING:
     from shmflow._core import Message, Topic
 
-FIELDS = ("seq", "stamp", "dtype", "shape", "size", "meta", "lost", "writer", "array")
+FIELDS = ("seq", "timestamp", "dtype", "shape", "bytes", "meta", "lost", "writer", "array")
 PATIENCE = 2.0  # seconds without a message, until it is said that there is none
 
 
@@ -38,7 +38,9 @@ PATIENCE = 2.0  # seconds without a message, until it is said that there is none
     multiple=True,
     help="Only this; may be given several times.",
 )
-@click.option("--csv", "as_csv", is_flag=True, help="seq,stamp in ns,value,value,… per message.")
+@click.option(
+    "--csv", "as_csv", is_flag=True, help="seq,timestamp in ns,value,value,… per message."
+)
 @click.option("--json", "as_json", is_flag=True, help="One object per message and line.")
 @click.option("--from-oldest", is_flag=True, help="Begin with the oldest message that is retained.")
 def command(
@@ -117,7 +119,7 @@ def form(
         chosen = fields or tuple(f for f in FIELDS if not (no_arr and f == "array"))
         return lambda message: show.print_json(forms.as_json(message, chosen))
     if as_csv:
-        chosen = fields or (("seq", "stamp") if no_arr else ("seq", "stamp", "array"))
+        chosen = fields or (("seq", "timestamp") if no_arr else ("seq", "timestamp", "array"))
         rows = csv.writer(sys.stdout, lineterminator="\n")
 
         def emit_row(message: Message) -> None:

@@ -73,7 +73,7 @@ def picture_of(array: Any) -> str:
 def field_text(message: Message, field: str) -> str:
     """One field as a person reads it."""
     match field:
-        case "stamp":
+        case "timestamp":
             return iso(message.timestamp_ns)
         case "array":
             return picture_of(message.array)
@@ -81,7 +81,7 @@ def field_text(message: Message, field: str) -> str:
             return str(message.array.shape)
         case "dtype":
             return str(message.array.dtype)
-        case "size":
+        case "bytes":
             return str(message.array.nbytes)
         case "meta":
             return show.json_text(dict(message.meta))
@@ -139,20 +139,20 @@ def nested(array: Any) -> Any:
 
 
 def as_json(message: Message, fields: Sequence[str]) -> dict[str, Any]:
-    """The fields as one object; the stamp in ns since 1970, as `stamp_ns`."""
+    """The fields as one object; the stamp in ns since 1970, as `timestamp_ns`."""
     array = message.array
     values: dict[str, Callable[[], Any]] = {
         "seq": lambda: message.seq,
-        "stamp": lambda: message.timestamp_ns,
+        "timestamp": lambda: message.timestamp_ns,
         "dtype": lambda: array.dtype.str if array.dtype.names is None else str(array.dtype),
         "shape": lambda: list(array.shape),
-        "size": lambda: array.nbytes,
+        "bytes": lambda: array.nbytes,
         "meta": lambda: dict(message.meta),
         "lost": lambda: message.lost,
         "writer": lambda: message.writer,
         "array": lambda: nested(array),
     }
-    return {("stamp_ns" if f == "stamp" else f): values[f]() for f in fields}
+    return {("timestamp_ns" if f == "timestamp" else f): values[f]() for f in fields}
 
 
 def as_cells(message: Message, fields: Sequence[str]) -> list[str]:
@@ -160,7 +160,7 @@ def as_cells(message: Message, fields: Sequence[str]) -> list[str]:
     or as one cell if it is a text."""
     cells: list[str] = []
     for field in fields:
-        if field == "stamp":
+        if field == "timestamp":
             cells.append(str(message.timestamp_ns))
         elif field == "shape":
             cells.append("x".join(map(str, message.array.shape)))

@@ -33,7 +33,7 @@ def test_json_has_the_array_as_it_was_sent_by_pub(topic_name, tmp_path):
     assert (message["seq"], message["dtype"], message["shape"]) == (1, "<f8", [3, 4])
     assert (message["meta"], message["lost"]) == ({"file": "grid.npy"}, 0)
     with sf.Topic(topic_name, "monitor") as monitor:
-        assert message["stamp_ns"] == monitor.peek(1).timestamp_ns
+        assert message["timestamp_ns"] == monitor.peek(1).timestamp_ns and message["bytes"] == 96
 
 
 def test_people_get_a_header_and_the_array_as_numpy_prints_it(three):
