@@ -110,7 +110,7 @@ def empty(topic: Topic, timeout: float) -> errors.Empty:
         else:
             text += f"; none was ever written; {_writers(topic)}"
     else:
-        stamp_ns, pid, command = last
+        _, stamp_ns, pid, command = last
         age = max(0.0, (time.time_ns() - stamp_ns) / 1e9)
         text += f"; the last came {duration(age)} ago; {_writers(topic)}"
         if text.endswith("no writer is alive"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any
@@ -29,29 +28,26 @@ class Delay(Meter):
     every = 0.001
 
     def __init__(self, window: int) -> None:
+        from shmflow.cli.watch import Arrivals
+
         super().__init__(window)
-        self.heads: dict[str, tuple[int, int]] = {}  # inode, head
-        self.delays: dict[str, deque[float]] = {}
+        self.arrivals = Arrivals()
+        self.delays: dict[str, tuple[int, deque[float]]] = {}  # the topic's inode, seconds
 
     def look(self, name: str, inode: int, monitor: Topic, last: bool) -> None:
-        head = monitor.head or 0
-        known = self.heads.get(name)
-        if known == (inode, head):
-            return
-        self.heads[name] = inode, head
-        if known is None or known[0] != inode:  # its newest may have been there for long
-            self.delays[name] = deque(maxlen=self.window)
-            return
-        newest = monitor._last()
-        if newest is not None:
-            self.delays[name].append((time.time_ns() - newest[0]) / 1e9)
+        delay = self.arrivals.look(name, inode, monitor)
+        if name not in self.delays or self.delays[name][0] != inode:
+            self.delays[name] = inode, deque(maxlen=self.window)
+        if delay is not None:
+            self.delays[name][1].append(delay)
 
     def keep(self, names: Container[str]) -> None:
-        for name in [name for name in self.heads if name not in names]:
-            del self.heads[name]
+        for name in [name for name in self.delays if name not in names]:
+            del self.delays[name]
+            self.arrivals.forget(name)
 
     def report(self, flow: Flow) -> dict[str, Any]:
-        delays = self.delays.get(flow.now.name, ())
+        _, delays = self.delays.get(flow.now.name, (0, ()))
         told = summary(list(delays), ("mean", "min", "max"))
         readers = [
             {

@@ -131,6 +131,28 @@ def flow_between(before: Sample, now: Sample) -> Flow:
     return Flow(before, now, seconds, messages, nbytes, read, written, lost, waits)
 
 
+class Arrivals:
+    """How old messages are when they appear to who looks at topics again and again."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[object, int]] = {}  # which topic of that name, its newest
+
+    def look(self, name: str, topic: object, monitor: Topic) -> float | None:
+        """Seconds from the newest message's stamp until now, if it came since the last look at this
+        topic (told from others of its name by `topic`). Of several that came, that is the last."""
+        seen = self._seen.get(name)
+        if seen == (topic, monitor.head or 0):  # quicker to ask
+            return None
+        newest = monitor._last()
+        number, stamp_ns = newest[:2] if newest is not None else (0, 0)
+        self._seen[name] = topic, number
+        is_new = number and seen is not None and seen[0] == topic and seen[1] != number
+        return (time.time_ns() - stamp_ns) / 1e9 if is_new else None
+
+    def forget(self, name: str) -> None:
+        self._seen.pop(name, None)
+
+
 class Watch:
     """Samples of the topics with these names, or of all there are; a context manager.
 
@@ -209,7 +231,7 @@ class Watch:
                 inode=self._monitors[name][0],
                 head=monitor.head or 0,
                 tail=monitor.tail or 1,
-                last_ns=last[0] if last else 0,
+                last_ns=last[1] if last else 0,
                 ended=monitor.ended,
                 capacity=monitor.capacity or 0,
                 depth=monitor.depth or 0,

@@ -12,6 +12,8 @@
  */
 #include "python/module.h"
 
+/* The newest message: its number, stamp, its writer's pid and command. It may be a later one than
+ * the head that a caller has loaded: the number is to be taken from here. */
 PyObject *
 sf_topic_last_method(PyObject *op, PyObject *Py_UNUSED(unused))
 {
@@ -29,8 +31,8 @@ sf_topic_last_method(PyObject *op, PyObject *Py_UNUSED(unused))
                 command = sf_command_text(&att->ring.slots[slot]);
             }
         }
-        result = Py_BuildValue("KIN", (unsigned long long)m.stamp_ns, m.writer_pid,
-                               command ? command : PyUnicode_FromString(""));
+        result = Py_BuildValue("KKIN", (unsigned long long)m.seq, (unsigned long long)m.stamp_ns,
+                               m.writer_pid, command ? command : PyUnicode_FromString(""));
     }
     sf_attachment_unref(att);
     return result || PyErr_Occurred() ? result : Py_NewRef(Py_None);

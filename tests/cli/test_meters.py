@@ -17,7 +17,7 @@ import shmflow
 from shmflow.cli.delay import Delay
 from shmflow.cli.hz import COLUMNS, Rate
 from shmflow.cli.meter import Window, facts_of, flows_of, row_of
-from shmflow.cli.watch import Watch
+from shmflow.cli.watch import Arrivals, Watch
 
 MS = 1_000_000
 
@@ -120,15 +120,33 @@ def test_delay_begins_anew_with_a_topic_of_the_same_name() -> None:
                 watch.sample()
                 ((name, inode, monitor),) = watch.opened()
                 meter.look(name, inode, monitor, False)
-                assert list(meter.delays["cam"]) == []
+                assert list(meter.delays["cam"][1]) == []
                 writer.write(b"new")
                 meter.look(name, inode, monitor, False)
                 meter.look(name, inode, monitor, True)
-                (delay,) = meter.delays["cam"]
+                (delay,) = meter.delays["cam"][1]
                 assert 0 <= delay < PATIENCE
             shmflow.unlink("cam")
             watch.sample()
             meter.keep(())
+
+
+def test_a_message_that_comes_between_two_looks_at_the_head_is_told_once() -> None:
+    class Quicker:
+        head, newest = 1, 1
+
+        def _last(self) -> tuple[int, int, int, str]:
+            return self.newest, 0, 7, "x.py"
+
+    arrivals, topic = Arrivals(), Quicker()
+    assert arrivals.look("cam", 1, topic) is None  # it may have been there for long
+    topic.head, topic.newest = 2, 3  # 3 was published after head was loaded
+    assert arrivals.look("cam", 1, topic) is not None
+    topic.head = 3
+    assert arrivals.look("cam", 1, topic) is None
+    assert arrivals.look("cam", 2, topic) is None  # another topic of that name
+    topic.head = topic.newest = 4
+    assert arrivals.look("cam", 2, topic) is not None
 
 
 def test_ctrl_c_in_a_pipe_ends_it_with_0() -> None:

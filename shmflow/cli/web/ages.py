@@ -15,6 +15,7 @@ from typing import Any
 
 from shmflow._core import Topic
 from shmflow._errors import Error
+from shmflow.cli.watch import Arrivals
 
 EVERY = 0.002  # s
 KEPT = 500  # ages of a topic
@@ -36,7 +37,7 @@ class Ages:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._topics: dict[str, tuple[Topic, float]] = {}  # and until when
-        self._heads: dict[str, tuple[Topic, int]] = {}
+        self._arrivals = Arrivals()
         self._ages: dict[str, deque[float]] = {}
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
@@ -73,7 +74,7 @@ class Ages:
                 for name, (topic, until) in list(self._topics.items()):
                     if now > until:
                         del self._topics[name]
-                        self._heads.pop(name, None)
+                        self._arrivals.forget(name)
                         self._ages.pop(name, None)
                     else:
                         self._look(name, topic)
@@ -83,14 +84,8 @@ class Ages:
 
     def _look(self, name: str, topic: Topic) -> None:
         try:
-            head = topic.head or 0
-            before = self._heads.get(name)
-            if before is not None and before == (topic, head):
-                return
-            self._heads[name] = topic, head
-            last = topic._last()
+            age = self._arrivals.look(name, topic, topic)
         except (Error, OSError):  # it was closed, or removed: the next question brings another
             return
-        if before is not None and before[0] is topic and last is not None:  # else: it was there
-            age = max(0.0, (time.time_ns() - last[0]) / 1e9)
-            self._ages.setdefault(name, deque(maxlen=KEPT)).append(age)
+        if age is not None:
+            self._ages.setdefault(name, deque(maxlen=KEPT)).append(max(0.0, age))
