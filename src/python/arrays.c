@@ -378,10 +378,25 @@ done:
     return status;
 }
 
-static int
-raise_shape(struct sf_state *state, PyObject *array, PyObject *asked)
+static PyObject *
+shape_tuple(uint32_t ndim, const uint64_t *shape)
 {
-    PyObject *have = PyObject_GetAttrString(array, "shape");
+    PyObject *dims = PyTuple_New((Py_ssize_t)ndim);
+    for (uint32_t i = 0; dims && i < ndim; i++) {
+        PyObject *dim = PyLong_FromUnsignedLongLong(shape[i]);
+        if (!dim) {
+            Py_CLEAR(dims);
+            break;
+        }
+        PyTuple_SET_ITEM(dims, (Py_ssize_t)i, dim);
+    }
+    return dims;
+}
+
+static int
+raise_shape(struct sf_state *state, const struct sf_source *whole, PyObject *asked)
+{
+    PyObject *have = shape_tuple(whole->out.ndim, whole->shape);
     PyObject *error =
         have ? PyObject_CallMethod(state->texts, "loan_shape", "(OO)", asked, have) : NULL;
     if (error) {
@@ -392,11 +407,23 @@ raise_shape(struct sf_state *state, PyObject *array, PyObject *asked)
     return -1;
 }
 
-int
-sf_shape_within(struct sf_state *state, PyObject *array, PyObject *shape,
-                struct sf_shorter *shorter)
+/* How many elements, of a shape that an array was made with: what overflows is multiplied by 0. */
+static uint64_t
+count_elements(uint32_t ndim, const uint64_t *shape)
 {
-    PyArrayObject *from = (PyArrayObject *)array;
+    uint64_t count = 1;
+    for (uint32_t i = 0; i < ndim; i++) {
+        if (__builtin_mul_overflow(count, shape[i], &count)) {
+            count = SF_MAX_CAPACITY;
+        }
+    }
+    return count;
+}
+
+int
+sf_shape_within(struct sf_state *state, const struct sf_source *whole, PyObject *descr,
+                PyObject *shape, struct sf_shorter *shorter)
+{
     PyArray_Dims dims = {NULL, 0};
     if (!PyArray_IntpConverter(shape, &dims)) {
         return -1;
@@ -407,16 +434,17 @@ sf_shape_within(struct sf_state *state, PyObject *array, PyObject *shape,
         fits = dims.ptr[i] >= 0 && !__builtin_mul_overflow(count, (uint64_t)dims.ptr[i], &count);
         shorter->shape[i] = (uint64_t)dims.ptr[i];
     }
-    fits = fits && count <= (uint64_t)PyArray_SIZE(from);
+    /* The shape's code has run: what the loan has is looked at now. */
+    fits = fits && count <= count_elements(whole->out.ndim, whole->shape);
     if (fits) {
         shorter->ndim = (uint32_t)dims.len;
-        shorter->payload_len = count * (uint64_t)PyArray_ITEMSIZE(from);
+        shorter->payload_len = count * (uint64_t)PyDataType_ELSIZE((PyArray_Descr *)descr);
         /* As readers will check it: also without its zeros a shape has to be possible. */
         struct sf_message like = {.ndim = shorter->ndim, .payload_len = shorter->payload_len};
-        fits = sf_shape_fits((PyObject *)PyArray_DESCR(from), &like, shorter->shape);
+        fits = sf_shape_fits(descr, &like, shorter->shape);
     }
     PyDimMem_FREE(dims.ptr);
-    return fits ? 0 : raise_shape(state, array, shape);
+    return fits ? 0 : raise_shape(state, whole, shape);
 }
 
 /* ---- arrays in ---- */

@@ -7,6 +7,9 @@
  * be small, or where the participant holds max_held already, it is private memory that publish
  * copies: a loan never waits for readers.
  *
+ * The user's array can be given another dtype, shape or memory in place. So what becomes a message
+ * is told by the Loan alone: the view (view.c) owns the memory, source and descr say what it is.
+ *
  * Invariants
  *   L1  A claim ends exactly once: published, or given back when its last array is dead. So a
  *       late store through a kept array reaches that message at most, never another.
@@ -16,6 +19,7 @@
  *       another prefix than the claim has, it is copied like private memory. A shorter one keeps its
  *       whole block, whose length, not the payload's, says whether it may be held (ring.c, space.c).
  *   L5  A publish that raises has published nothing and leaves the loan open, with what was filled in.
+ *   L6  Nothing of the message is read from `array`, which is only handed out, and frozen.
  * A crash here leaves: a claim of a dead owner.
  */
 #include "python/module.h"
@@ -25,14 +29,24 @@
 typedef struct {
     PyObject_HEAD
     TopicObject *topic;
-    PyObject *array; /* while it is open */
-    PyObject *view;  /* ViewObject when the array lies in the ring, else NULL */
+    PyObject *array; /* the user's, while it is open: L6 */
+    PyObject *view; /* ViewObject, while it is open: a claim, or private memory */
+    void *at; /* the payload, in the view's memory */
+    PyObject *descr; /* of its elements */
     struct sf_source source; /* what it will be: keep is the packed meta */
     struct sf_deadline deadline; /* for publish; the clock starts there */
     unsigned long long seq;
     uint32_t epoch;
     bool ended;
 } LoanObject;
+
+/* The claim that it lies in, or NULL: it is private. */
+static ViewObject *
+claim_of(const LoanObject *loan)
+{
+    ViewObject *view = (ViewObject *)loan->view;
+    return view && view->is_claim ? view : NULL;
+}
 
 /* 0 and a view, 0 and none (make it private), or -1. */
 static int
@@ -87,7 +101,7 @@ sf_loan_new(struct sf_state *state, TopicObject *topic, struct sf_source *source
     loan->epoch = sf_process_epoch();
     struct sf_out *out = &loan->source.out;
     uint64_t block_len = sf_out_block_len(out);
-    void *at = NULL;
+    loan->descr = Py_NewRef(descr);
     /* has_written may be set on a generation that ended meanwhile: ask the topic each time. */
     int status = sf_topic_open_writer(state, topic, out->payload_len);
     if (status == 0 && out->payload_len > topic->t.att->ring.lay.max_message) {
@@ -96,12 +110,17 @@ sf_loan_new(struct sf_state *state, TopicObject *topic, struct sf_source *source
     if (status == 0) {
         status = claim_in_ring(state, topic, loan, block_len);
     }
-    if (status == 0 && loan->view) {
-        ViewObject *view = (ViewObject *)loan->view;
-        at = sf_send_payload(view->att, out, &view->claim);
-    }
     if (status == 0) {
-        loan->array = sf_array_over(descr, out->ndim, out->shape, false, at, loan->view, true);
+        ViewObject *view = claim_of(loan);
+        if (view) {
+            loan->at = sf_send_payload(view->att, out, &view->claim);
+        }
+        else {
+            loan->view = sf_view_new_private(state, out->payload_len, &loan->at);
+        }
+        loan->array = loan->view ? sf_array_over(descr, out->ndim, out->shape, false, loan->at,
+                                                 loan->view, true)
+                                 : NULL;
         status = loan->array ? 0 : -1;
     }
     if (status < 0) {
@@ -156,10 +175,7 @@ parse_shape(struct sf_state *state, LoanObject *loan, PyObject *shape, struct sf
     if (check_open(state, loan) < 0) {
         return -1;
     }
-    PyObject *array = Py_NewRef(loan->array);
-    int status = sf_shape_within(state, array, shape, shorter);
-    Py_DECREF(array);
-    return status;
+    return sf_shape_within(state, &loan->source, loan->descr, shape, shorter);
 }
 
 /* What the message will be; the prefix in the ring, which still is ours to write, says it too. */
@@ -170,10 +186,10 @@ set_shape(LoanObject *loan, const struct sf_shorter *as, bool in_place)
     memcpy(loan->source.shape, as->shape, as->ndim * sizeof *as->shape);
     out->ndim = as->ndim;
     out->payload_len = as->payload_len;
-    ViewObject *view = (ViewObject *)loan->view;
+    ViewObject *view = claim_of(loan);
     if (view && in_place && sf_attachment_is_mine(view->att)) { /* a signal handler may fork */
         void *at = sf_send_payload(view->att, out, &view->claim);
-        assert(at == sf_array_data(loan->array)); /* L4 */
+        assert(at == loan->at); /* L4 */
         (void)at;
     }
 }
@@ -183,11 +199,11 @@ static int
 send(struct sf_state *state, LoanObject *loan, bool in_place, uint64_t *seq)
 {
     struct sf_out *out = &loan->source.out;
-    int status = loan->view && in_place ? publish_in_place(state, loan, seq) : SF_GONE;
+    int status = claim_of(loan) && in_place ? publish_in_place(state, loan, seq) : SF_GONE;
     if (status == SF_GONE) {
         /* Private memory, another prefix, or the generation was removed meanwhile: copy it like any
          * array. */
-        out->data = sf_array_data(loan->array);
+        out->data = loan->at;
         return sf_topic_send(state, loan->topic, &loan->source, &loan->deadline, seq);
     }
     if (status == SF_BUSY || status == SF_LAGGING || status == SF_OWN_LAG) {
@@ -230,10 +246,10 @@ publish(struct sf_state *state, LoanObject *loan, PyObject *shape)
         loan->ended = false; /* L5 */
         return -1;
     }
-    sf_array_freeze(loan->array);
-    Py_CLEAR(loan->array);
-    Py_CLEAR(loan->view);
     loan->seq = seq;
+    sf_array_freeze(loan->array);
+    Py_CLEAR(loan->array); /* may run code, of a weak reference's: last */
+    Py_CLEAR(loan->view);
     return 0;
 }
 
@@ -313,7 +329,7 @@ loan_get_in_ring(PyObject *op, void *Py_UNUSED(closure))
 {
     LoanObject *loan = (LoanObject *)op;
     return check_open(sf_state_of(Py_TYPE(op)), loan) < 0 ? NULL
-                                                          : PyBool_FromLong(loan->view != NULL);
+                                                          : PyBool_FromLong(claim_of(loan) != NULL);
 }
 
 /* The array's own buffer, which keeps the array: a memoryview of a loan is one more array over it. */
@@ -359,6 +375,7 @@ loan_clear(PyObject *op)
     Py_CLEAR(loan->topic);
     Py_CLEAR(loan->array);
     Py_CLEAR(loan->view);
+    Py_CLEAR(loan->descr);
     sf_source_clear(&loan->source);
     return 0;
 }
@@ -382,6 +399,8 @@ PyDoc_STRVAR(
     "\n"
     "At the end of the block it is published, without a copy; an exception discards it.\n"
     "The array is writable until then and read-only after; its bytes are not initialised.\n"
+    "It is a view of the loan's memory: the message has the shape and the dtype of the loan,\n"
+    "whatever is done to the array's own.\n"
     "\n"
     "A Loan is a buffer as well, while it is open: file.readinto(loan), sock.recv_into(loan),\n"
     "memoryview(loan) and numpy.asarray(loan) use its memory. They raise ValueError after its\n"

@@ -61,10 +61,12 @@ typedef struct {
     struct sf_beacon *beacon; /* fileno()'s, or NULL */
 } TopicObject;
 
-/* The base of every array that lies in the ring. Owns the block's pin, or a loan's claim. */
+/* The base of every array that lies in the ring, and of every loan's. Owns the block's pin, or a
+ * loan's claim, or the memory of a loan that lies in no ring. */
 typedef struct {
     PyObject_HEAD
-    struct sf_attachment *att; /* referenced */
+    struct sf_attachment *att; /* referenced; NULL: private memory */
+    void *memory; /* or NULL */
     struct sf_claim claim; /* a loan's; claim.desc for all */
     bool is_claim; /* not published: give the claim back instead of unpinning */
 } ViewObject;
@@ -142,15 +144,15 @@ int sf_source_from(TopicObject *topic, PyObject *data, struct sf_source *source)
 int sf_source_plan(TopicObject *topic, PyObject *shape, PyObject *dtype, struct sf_source *source,
                    PyObject **descr);
 void sf_source_clear(struct sf_source *source);
-/* What the first elements of `array`, C order, are in another shape. B1. */
+/* What the first elements of a loan, C order, are in another shape. B1. */
 struct sf_shorter {
     uint64_t shape[SF_MAX_DIMS];
     uint64_t payload_len;
     uint32_t ndim;
 };
-/* 0, or -1 with an exception: no shape, or one that asks for more than the array has. */
-int sf_shape_within(struct sf_state *state, PyObject *array, PyObject *shape,
-                    struct sf_shorter *shorter);
+/* 0, or -1 with an exception: no shape, or one that asks for more than `whole` has. */
+int sf_shape_within(struct sf_state *state, const struct sf_source *whole, PyObject *descr,
+                    PyObject *shape, struct sf_shorter *shorter);
 /* Copies a strided source into `at`, C order. */
 SF_APART int sf_copy_strided(struct sf_source *source, void *at);
 /* Makes a strided source contiguous; for small ones. */
@@ -191,6 +193,7 @@ PyTypeObject *sf_make_participant_type(void);
 SF_APART PyObject *sf_view_new(struct sf_state *state, struct sf_attachment *att, uint32_t desc);
 PyObject *sf_view_new_claim(struct sf_state *state, struct sf_attachment *att,
                             const struct sf_claim *claim);
+PyObject *sf_view_new_private(struct sf_state *state, uint64_t len, void **memory);
 
 /* message.c */
 PyObject *sf_message_new(struct sf_state *state);

@@ -1,11 +1,11 @@
 /* Views: the objects that keep a block as it is while an array looks at it.
  *
- * Owns:      ViewObject, the `base` of arrays that lie in the ring.
+ * Owns:      ViewObject, the `base` of arrays that lie in the ring, and of private loans.
  * Does not:  make the arrays (arrays.c) or decide who may hold how much (core/pins.c).
  *
  * Invariants
- *   V1  A view owns one pin (or one claim) and one reference to its attachment; both end when the
- *       last array over it dies, in any thread, after close, after unlink.
+ *   V1  A view owns one pin (or one claim) and one reference to its attachment, or private memory;
+ *       they end when the last array over it dies, in any thread, after close, after unlink.
  *   V2  In a forked child a view owns nothing shared: only the reference is dropped.
  * A crash here leaves: the participant's bit; cleaning its slot clears it.
  */
@@ -47,6 +47,22 @@ sf_view_new_claim(struct sf_state *state, struct sf_attachment *att, const struc
     return (PyObject *)view;
 }
 
+PyObject *
+sf_view_new_private(struct sf_state *state, uint64_t len, void **memory)
+{
+    ViewObject *view = (ViewObject *)state->view_type->tp_alloc(state->view_type, 0);
+    if (!view) {
+        return NULL;
+    }
+    view->memory = PyMem_RawMalloc(len ? (size_t)len : 1);
+    if (!view->memory) {
+        Py_DECREF(view);
+        return PyErr_NoMemory();
+    }
+    *memory = view->memory;
+    return (PyObject *)view;
+}
+
 static void
 view_dealloc(PyObject *self)
 {
@@ -63,6 +79,7 @@ view_dealloc(PyObject *self)
         }
         sf_attachment_unref(view->att);
     }
+    PyMem_RawFree(view->memory);
     type->tp_free(self);
     Py_DECREF(type);
 }

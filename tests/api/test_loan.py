@@ -285,3 +285,60 @@ def test_a_loan_that_finds_no_place_stays_open(topic_name, size, shape):
         assert got.size == size and (got == 7).all()
         del got
         writer.unlink()
+
+
+def resize(array: np.ndarray[Any, Any]) -> None:
+    with pytest.raises(ValueError, match="does not own"):
+        array.resize(10, refcheck=False)
+
+
+def change_dtype(array: np.ndarray[Any, Any]) -> None:
+    array.dtype = np.dtype("u2")  # type: ignore[misc]
+
+
+def change_shape(array: np.ndarray[Any, Any]) -> None:
+    array.shape = (array.size // 4, 4)
+
+
+def change_state(array: np.ndarray[Any, Any]) -> None:
+    array.__setstate__(np.zeros(3, "f8").__reduce__()[2])  # type: ignore[index]
+
+
+@pytest.mark.parametrize("shape", [None, (2, 3)], ids=["whole", "shorter"])
+@pytest.mark.parametrize("act", [resize, change_dtype, change_shape, change_state])
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_what_is_done_to_the_array_in_place_does_not_change_the_message(
+    topic: shmflow.Topic, size: int, act: Any, shape: Any
+) -> None:
+    loan = topic.loan(size)
+    array = loan.array
+    array[:] = 7
+    act(array)
+    del array
+    gc.collect()
+    assert loan.publish(shape) == 1
+    received = topic.read(timeout=0)
+    assert (received.shape, received.dtype) == (shape or (size,), np.uint8)
+    assert (received == 7).all()
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_a_shape_beyond_the_loan_is_refused_whatever_the_array_says(
+    topic: shmflow.Topic, size: int
+) -> None:
+    loan = topic.loan(size)
+    loan.array.__setstate__(np.zeros(2 * size).__reduce__()[2])  # type: ignore[index]
+    with pytest.raises(ValueError, match=rf"the loan has {size} elements"):
+        loan.publish(size + 1)
+    loan.discard()
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_memory_of_a_loan_lives_as_long_as_a_view_of_it(topic: shmflow.Topic, size: int) -> None:
+    loan = topic.loan(size)
+    part = loan.array[2:5]
+    part[:] = 3
+    loan.discard()
+    del loan
+    gc.collect()
+    assert part.tolist() == [3, 3, 3]
