@@ -234,17 +234,34 @@ put_shape(struct sf_source *source, int ndim, const npy_intp *dims)
     source->out.shape = source->shape;
 }
 
+static SF_COLD int
+raise_changed(void)
+{
+    PyErr_SetString(PyExc_RuntimeError,
+                    "the array that is being written was changed in place meanwhile (its memory, "
+                    "size or dtype, by code that ran inside the call); write a copy of it");
+    return -1;
+}
+
 static int
 put_array(TopicObject *topic, PyArrayObject *array, struct sf_source *source)
 {
+    PyArray_Descr *descr = PyArray_DESCR(array);
+    bool cached = (PyObject *)descr == topic->last.out_dtype;
+    /* Else Python code describes it: so the dtype first, and then whether it still is the array's. */
+    PyObject *held = cached ? NULL : Py_NewRef((PyObject *)descr);
+    int status = put_dtype(topic, descr, source);
+    bool same = PyArray_DESCR(array) == descr;
+    Py_XDECREF(held);
+    if (status < 0 || !same) {
+        return status < 0 ? -1 : raise_changed();
+    }
     if (PyArray_NDIM(array) > (int)SF_MAX_DIMS) {
         PyErr_Format(PyExc_ValueError, "an array of %d dimensions; at most %d travel",
                      PyArray_NDIM(array), (int)SF_MAX_DIMS);
         return -1;
     }
-    if (put_dtype(topic, PyArray_DESCR(array), source) < 0) {
-        return -1;
-    }
+    source->borrows = true;
     put_shape(source, PyArray_NDIM(array), PyArray_DIMS(array));
     source->out.payload_len = (uint64_t)PyArray_NBYTES(array);
     if (PyArray_IS_C_CONTIGUOUS(array)) {
@@ -264,7 +281,7 @@ int
 sf_source_from(TopicObject *topic, PyObject *data, struct sf_source *source)
 {
     source->keep = source->wire = NULL;
-    source->strided = false;
+    source->strided = source->borrows = false;
     memset(&source->out, 0, sizeof source->out);
     if (PyArray_CheckExact(data)) {
         source->keep = Py_NewRef(data);
@@ -286,6 +303,36 @@ sf_source_from(TopicObject *topic, PyObject *data, struct sf_source *source)
     return 0;
 }
 
+/* A borrowed array must be able to be read as it was looked at: contiguous ones from their address on,
+ * others by their present shape, which then must be that of the message. */
+static bool
+is_unchanged(const struct sf_source *source)
+{
+    PyArrayObject *array = (PyArrayObject *)source->keep;
+    if ((uint64_t)PyArray_NBYTES(array) != source->out.payload_len) {
+        return false;
+    }
+    if (!source->strided) {
+        return PyArray_DATA(array) == source->out.data;
+    }
+    bool same = PyArray_NDIM(array) == (int)source->out.ndim;
+    for (int i = 0; same && i < PyArray_NDIM(array); i++) {
+        same = (uint64_t)PyArray_DIM(array, i) == source->shape[i];
+    }
+    return same;
+}
+
+int
+sf_sources_check(const struct sf_source *sources, int count)
+{
+    for (int i = 0; i < count; i++) {
+        if (sources[i].borrows && !is_unchanged(&sources[i])) {
+            return raise_changed();
+        }
+    }
+    return 0;
+}
+
 void
 sf_source_clear(struct sf_source *source)
 {
@@ -303,7 +350,7 @@ sf_source_pack(struct sf_source *source)
     Py_SETREF(source->keep, packed);
     source->out.data = PyArray_DATA((PyArrayObject *)packed);
     source->strided = false;
-    return 0;
+    return sf_sources_check(source, 1); /* what was copied is what was looked at */
 }
 
 int
@@ -329,7 +376,7 @@ sf_source_plan(TopicObject *topic, PyObject *shape, PyObject *dtype, struct sf_s
     PyArray_Dims dims = {NULL, 0};
     PyArray_Descr *descr = NULL;
     source->keep = source->wire = NULL;
-    source->strided = false;
+    source->strided = source->borrows = false;
     memset(&source->out, 0, sizeof source->out);
     if (!PyArray_IntpConverter(shape, &dims)) {
         return -1;
@@ -407,19 +454,6 @@ raise_shape(struct sf_state *state, const struct sf_source *whole, PyObject *ask
     return -1;
 }
 
-/* How many elements, of a shape that an array was made with: what overflows is multiplied by 0. */
-static uint64_t
-count_elements(uint32_t ndim, const uint64_t *shape)
-{
-    uint64_t count = 1;
-    for (uint32_t i = 0; i < ndim; i++) {
-        if (__builtin_mul_overflow(count, shape[i], &count)) {
-            count = SF_MAX_CAPACITY;
-        }
-    }
-    return count;
-}
-
 int
 sf_shape_within(struct sf_state *state, const struct sf_source *whole, PyObject *descr,
                 PyObject *shape, struct sf_shorter *shorter)
@@ -428,15 +462,16 @@ sf_shape_within(struct sf_state *state, const struct sf_source *whole, PyObject 
     if (!PyArray_IntpConverter(shape, &dims)) {
         return -1;
     }
-    uint64_t count = 1;
+    uint64_t count = 1, have = 1;
     bool fits = dims.len <= (int)SF_MAX_DIMS;
     for (int i = 0; fits && i < dims.len; i++) {
         fits = dims.ptr[i] >= 0 && !__builtin_mul_overflow(count, (uint64_t)dims.ptr[i], &count);
         shorter->shape[i] = (uint64_t)dims.ptr[i];
     }
-    /* The shape's code has run: what the loan has is looked at now. */
-    fits = fits && count <= count_elements(whole->out.ndim, whole->shape);
-    if (fits) {
+    for (uint32_t i = 0; i < whole->out.ndim; i++) {
+        have = __builtin_mul_overflow(have, whole->shape[i], &have) ? SF_MAX_CAPACITY : have;
+    }
+    if (fits && count <= have) {
         shorter->ndim = (uint32_t)dims.len;
         shorter->payload_len = count * (uint64_t)PyDataType_ELSIZE((PyArray_Descr *)descr);
         /* As readers will check it: also without its zeros a shape has to be possible. */
@@ -444,7 +479,7 @@ sf_shape_within(struct sf_state *state, const struct sf_source *whole, PyObject 
         fits = sf_shape_fits(descr, &like, shorter->shape);
     }
     PyDimMem_FREE(dims.ptr);
-    return fits ? 0 : raise_shape(state, whole, shape);
+    return fits && count <= have ? 0 : raise_shape(state, whole, shape);
 }
 
 /* ---- arrays in ---- */
@@ -520,10 +555,7 @@ sf_check_out(PyObject *out, PyObject *descr, uint32_t ndim, const uint64_t *shap
         same = PyArray_DIM(array, (int)i) == (npy_intp)shape[i];
     }
     if (!same || !PyArray_EquivTypes(PyArray_DESCR(array), (PyArray_Descr *)descr)) {
-        PyObject *dims = PyTuple_New((Py_ssize_t)ndim);
-        for (uint32_t i = 0; dims && i < ndim; i++) {
-            PyTuple_SET_ITEM(dims, (Py_ssize_t)i, PyLong_FromUnsignedLongLong(shape[i]));
-        }
+        PyObject *dims = shape_tuple(ndim, shape);
         PyObject *have = dims ? PyObject_GetAttrString(out, "shape") : NULL;
         if (have) {
             PyErr_Format(PyExc_ValueError,

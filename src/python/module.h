@@ -138,12 +138,16 @@ struct sf_source {
     uint64_t shape[SF_MAX_DIMS];
     char wire_inline[SF_INLINE_DTYPE];
     bool strided; /* out.data is NULL: copy with sf_copy_strided */
+    bool borrows; /* the bytes are those of `keep`, an array that others may know and change */
 };
 int sf_source_from(TopicObject *topic, PyObject *data, struct sf_source *source);
 /* For a loan: shape and dtype only. */
 int sf_source_plan(TopicObject *topic, PyObject *shape, PyObject *dtype, struct sf_source *source,
                    PyObject **descr);
 void sf_source_clear(struct sf_source *source);
+/* Are the sources' bytes where they were when they were looked at, and as many? 0, or -1 with an exception:
+ * code that ran since has changed an array in place. */
+int sf_sources_check(const struct sf_source *sources, int count);
 /* What the first elements of a loan, C order, are in another shape. B1. */
 struct sf_shorter {
     uint64_t shape[SF_MAX_DIMS];

@@ -75,8 +75,9 @@ PyDoc_STRVAR(
     "its\n"
     "short critical section, or, when readers hold the rest, in the lane.\n"
     "Raises Full with the blame when that takes too long, MessageTooLarge, Closed after\n"
-    "shutdown(), TypeError for what cannot travel. The first write makes the topic and may raise\n"
-    "what the constructor does.");
+    "shutdown(), TypeError for what cannot travel, RuntimeError if a signal's handler gives the\n"
+    "array other memory meanwhile. The first write makes the topic and may raise what the\n"
+    "constructor does.");
 
 PyDoc_STRVAR(
     loan_doc,
@@ -128,7 +129,8 @@ PyDoc_STRVAR(
     "items: an iterable of what write() takes (an array counts as its rows). Other writers' "
     "messages\n"
     "may come in between. Up to 32 items are taken before the first of them is sent, so an\n"
-    "iterator must not use one buffer again for the next. Small ones (up to 4 KiB) share locks "
+    "iterator must not use one buffer again for the next (RuntimeError where it has resized it).\n"
+    "Small ones (up to 4 KiB) share locks "
     "and\n"
     "wakes, some 30 at a time, and those that do share one timestamp: several times the rate of\n"
     "write().\n"

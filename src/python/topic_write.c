@@ -9,6 +9,10 @@
  *   W2  The first try of each step runs under the GIL and makes no system call; only when the
  *       lock or the room is not there at once, the GIL is let go, a slice at a time.
  *   W3  Payloads are copied without the GIL from SF_RELEASE_LEN on.
+ *   W4  Keywords are evaluated before the data is looked at. Where Python code may have run since that
+ *       look (making the topic, a signal's handler in a wait, the generator of a batch), the array is
+ *       looked at again before it is copied, and the attachment before it is touched: the code may
+ *       have given the array other memory, and may have forked.
  * A crash here leaves: a claim of a dead owner, which writers that pass take back.
  */
 #include "python/module.h"
@@ -23,7 +27,8 @@ struct step {
     struct sf_attachment *att;
     const struct sf_out *out;
     const struct sf_out *const *outs; /* of a batch */
-    int count;
+    const struct sf_source *sources; /* the arrays that they are copied from, or NULL */
+    int count; /* of a batch, and of the sources */
     uint64_t block_len;
     struct sf_claim *claim;
     enum sf_lane lane;
@@ -91,6 +96,10 @@ wait_for(struct sf_state *state, TopicObject *self, const struct step *s, int st
         if (!sf_attachment_is_mine(s->att)) {
             return SF_GONE; /* a signal handler forked, and we are the child */
         }
+        if (s->sources && sf_sources_check(s->sources, s->count) < 0) { /* W4 */
+            sf_leave_queue(s->att);
+            return -1;
+        }
     }
     return status;
 }
@@ -108,6 +117,9 @@ do_step(struct sf_state *state, TopicObject *self, const struct step *s,
 static int
 fill_block(struct sf_attachment *att, struct sf_source *source, const struct sf_claim *claim)
 {
+    if (sf_sources_check(source, 1) < 0) { /* W4: the claim may have been waited for */
+        return -1;
+    }
     if (source->strided) {
         return sf_copy_strided(source, sf_send_payload(att, &source->out, claim));
     }
@@ -165,7 +177,12 @@ send_once(struct sf_state *state, TopicObject *self, struct sf_source *source, u
           const struct sf_deadline *deadline, uint64_t *seq)
 {
     struct sf_attachment *att = self->t.att;
-    struct step small = {.kind = STEP_SMALL, .att = att, .out = &source->out, .seq = seq};
+    struct step small = {.kind = STEP_SMALL,
+                         .att = att,
+                         .out = &source->out,
+                         .sources = source,
+                         .count = 1,
+                         .seq = seq};
     bool is_small = block_len <= SF_SMALL_LEN;
     int status = is_small ? run_step(&small, SF_TRY) : 0;
     if (is_small && !must_wait(status)) {
@@ -178,7 +195,7 @@ send_once(struct sf_state *state, TopicObject *self, struct sf_source *source, u
     return status;
 }
 
-/* A generation to write to, for a message of this length. 0 or -1. */
+/* A generation to write to, for a message of this length. 0, 1 Python code may have run, or -1. */
 static int
 find_generation(struct sf_state *state, TopicObject *self, uint64_t len)
 {
@@ -190,11 +207,11 @@ find_generation(struct sf_state *state, TopicObject *self, uint64_t len)
         return sf_raise(state, self, status);
     }
     /* Also where it does not fit: this may be a generation that was removed. */
-    if ((!(t->att && t->has_written) || len > t->att->ring.lay.max_message) &&
-        sf_topic_open_writer(state, self, len) < 0) {
+    bool opens = !(t->att && t->has_written) || len > t->att->ring.lay.max_message;
+    if (opens && sf_topic_open_writer(state, self, len) < 0) {
         return -1;
     }
-    return len > t->att->ring.lay.max_message ? sf_raise_too_large(state, self, len) : 0;
+    return len > t->att->ring.lay.max_message ? sf_raise_too_large(state, self, len) : opens;
 }
 
 /* What a send that failed means: 0 try again, -1 an exception. */
@@ -224,7 +241,8 @@ sf_topic_send(struct sf_state *state, TopicObject *self, struct sf_source *sourc
         return -1;
     }
     for (;;) {
-        if (find_generation(state, self, source->out.payload_len) < 0) {
+        int opened = find_generation(state, self, source->out.payload_len);
+        if (opened < 0 || (opened > 0 && sf_sources_check(source, 1) < 0)) { /* W4 */
             return -1;
         }
         int status = send_once(state, self, source, block_len, deadline, seq);
@@ -248,7 +266,9 @@ count_small(struct sf_source *sources, int count, uint64_t max_message, const st
         outs[n] = &sources[n].out;
         n++;
     }
-    return n;
+    /* W4: the items behind the first were looked at before the generator made the next. Last: to
+     * pack one may have let go of the GIL. */
+    return sf_sources_check(sources, n) < 0 ? -1 : n;
 }
 
 int
@@ -263,8 +283,12 @@ sf_topic_send_some(struct sf_state *state, TopicObject *self, struct sf_source *
         struct sf_attachment *att = self->t.att;
         sf_attachment_ref(att); /* NumPy's copy of a strided one may let go of the GIL */
         int small = count_small(sources, count, att->ring.lay.max_message, outs);
-        struct step step = {
-            .kind = STEP_BATCH, .att = att, .outs = outs, .count = small, .seq = seq};
+        struct step step = {.kind = STEP_BATCH,
+                            .att = att,
+                            .outs = outs,
+                            .sources = sources,
+                            .count = small,
+                            .seq = seq};
         int status = small > 0 ? do_step(state, self, &step, deadline) : 0;
         sf_attachment_unref(att);
         if (small <= 0) {
@@ -278,24 +302,35 @@ sf_topic_send_some(struct sf_state *state, TopicObject *self, struct sf_source *
 }
 
 /* meta, timestamp_ns, timeout: the keywords that write and loan share. */
+struct circumstances {
+    PyObject *meta; /* bytes of JSON, or NULL */
+    uint64_t stamp_ns;
+    struct sf_deadline deadline;
+};
+
+/* Runs anybody's code: before the data is looked at (W4). */
 static SF_COLD int
-parse_circumstances(struct sf_state *state, PyObject **given, struct sf_source *source,
-                    PyObject **meta, struct sf_deadline *deadline)
+parse_circumstances(struct sf_state *state, PyObject *const *given, struct circumstances *with)
 {
-    *meta = NULL;
-    if (sf_parse_stamp(given[1], &source->out.stamp_ns) < 0 ||
-        sf_parse_timeout(given[2], deadline) < 0) {
+    *with = (struct circumstances){.meta = NULL};
+    if (sf_parse_stamp(given[1], &with->stamp_ns) < 0 ||
+        sf_parse_timeout(given[2], &with->deadline) < 0) {
         return -1;
     }
     if (given[0] && given[0] != Py_None) {
-        *meta = PyObject_CallMethod(state->wire, "pack_meta", "(O)", given[0]);
-        if (!*meta) {
-            return -1;
-        }
-        source->out.meta = PyBytes_AS_STRING(*meta);
-        source->out.meta_len = (uint32_t)PyBytes_GET_SIZE(*meta);
+        with->meta = PyObject_CallMethod(state->wire, "pack_meta", "(O)", given[0]);
     }
-    return 0;
+    return given[0] && given[0] != Py_None && !with->meta ? -1 : 0;
+}
+
+static void
+put_circumstances(struct sf_source *source, const struct circumstances *with)
+{
+    source->out.stamp_ns = with->stamp_ns;
+    if (with->meta) {
+        source->out.meta = PyBytes_AS_STRING(with->meta);
+        source->out.meta_len = (uint32_t)PyBytes_GET_SIZE(with->meta);
+    }
 }
 
 int
@@ -310,32 +345,77 @@ sf_enter_to_write(struct sf_state *state, TopicObject *self, const char *call)
     return 0;
 }
 
+/* with: NULL, or what the keywords said. */
+static inline PyObject *
+write_one(struct sf_state *state, TopicObject *self, PyObject *data,
+          const struct circumstances *with)
+{
+    static const struct sf_deadline for_ever = {.until_ns = UINT64_MAX};
+    struct sf_source source;
+    uint64_t seq = 0;
+    if (sf_source_from(self, data, &source) < 0) {
+        return NULL;
+    }
+    if (with) {
+        put_circumstances(&source, with);
+    }
+    int status = sf_topic_send(state, self, &source, with ? &with->deadline : &for_ever, &seq);
+    sf_source_clear(&source);
+    return status < 0 ? NULL : PyLong_FromUnsignedLongLong(seq);
+}
+
+static SF_APART PyObject *
+write_with(struct sf_state *state, TopicObject *self, PyObject *data,
+           const struct circumstances *with)
+{
+    return write_one(state, self, data, with);
+}
+
+/* Apart, as write_with: what the keywords' code nests in itself is as little stack as can be. */
+static SF_APART PyObject *
+write_with_keywords(TopicObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[] = {"", "meta", "timestamp_ns", "timeout"};
+    PyObject *given[4];
+    struct circumstances with;
+    if (sf_parse_call("write", args, nargs, kwnames, names, 4, 1, 1, given) < 0 ||
+        sf_enter_to_write(self->state, self, "write") < 0 ||
+        parse_circumstances(self->state, given + 1, &with) < 0) {
+        return NULL;
+    }
+    PyObject *seq = write_with(self->state, self, given[0], &with);
+    Py_XDECREF(with.meta);
+    return seq;
+}
+
 SF_HOT PyObject *
 sf_topic_write_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const char *const names[] = {"", "meta", "timestamp_ns", "timeout"};
-    struct sf_state *state = ((TopicObject *)op)->state;
     TopicObject *self = (TopicObject *)op;
-    PyObject *given[4] = {nargs == 1 ? args[0] : NULL};
-    if (((kwnames || nargs != 1) &&
-         sf_parse_call("write", args, nargs, kwnames, names, 4, 1, 1, given) < 0) ||
-        sf_enter_to_write(state, self, "write") < 0) {
-        return NULL;
+    if (kwnames || nargs != 1) {
+        return write_with_keywords(self, args, nargs, kwnames);
     }
+    return sf_enter_to_write(self->state, self, "write") < 0
+               ? NULL
+               : write_one(self->state, self, args[0], NULL);
+}
+
+static SF_APART PyObject *
+loan_with(struct sf_state *state, TopicObject *self, PyObject *const *given,
+          struct circumstances *with)
+{
     struct sf_source source;
-    if (sf_source_from(self, given[0], &source) < 0) {
+    PyObject *descr = NULL;
+    if (sf_source_plan(self, given[0], given[1], &source, &descr) < 0) {
         return NULL;
     }
-    struct sf_deadline deadline = {.until_ns = UINT64_MAX};
-    PyObject *meta = NULL;
-    uint64_t seq = 0;
-    int status = kwnames ? parse_circumstances(state, given + 1, &source, &meta, &deadline) : 0;
-    if (status == 0) {
-        status = sf_topic_send(state, self, &source, &deadline, &seq);
-    }
-    Py_XDECREF(meta);
+    put_circumstances(&source, with);
+    /* The loan keeps the packed meta where arrays keep their bytes. */
+    source.keep = Py_XNewRef(with->meta);
+    PyObject *loan = sf_loan_new(state, self, &source, descr, &with->deadline);
     sf_source_clear(&source);
-    return status < 0 ? NULL : PyLong_FromUnsignedLongLong(seq);
+    Py_DECREF(descr);
+    return loan;
 }
 
 PyObject *
@@ -345,23 +425,14 @@ sf_topic_loan_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
     struct sf_state *state = ((TopicObject *)op)->state;
     TopicObject *self = (TopicObject *)op;
     PyObject *given[5];
+    struct circumstances with;
     if (sf_parse_call("loan", args, nargs, kwnames, names, 5, 2, 1, given) < 0 ||
-        sf_enter_to_write(state, self, "loan") < 0) {
+        sf_enter_to_write(state, self, "loan") < 0 ||
+        parse_circumstances(state, given + 2, &with) < 0) {
         return NULL;
     }
-    struct sf_source source;
-    PyObject *descr = NULL;
-    if (sf_source_plan(self, given[0], given[1], &source, &descr) < 0) {
-        return NULL;
-    }
-    struct sf_deadline deadline = {.until_ns = UINT64_MAX};
-    PyObject *loan = NULL;
-    /* The loan keeps the packed meta where arrays keep their bytes. */
-    if (parse_circumstances(state, given + 2, &source, &source.keep, &deadline) == 0) {
-        loan = sf_loan_new(state, self, &source, descr, &deadline);
-    }
-    sf_source_clear(&source);
-    Py_DECREF(descr);
+    PyObject *loan = loan_with(state, self, given, &with);
+    Py_XDECREF(with.meta);
     return loan;
 }
 
@@ -373,20 +444,28 @@ sf_topic_shutdown_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, 
     PyObject *given[1];
     struct sf_deadline deadline = {.until_ns = UINT64_MAX};
     if (sf_parse_call("shutdown", args, nargs, kwnames, NULL, 0, 0, 0, given) < 0 ||
-        sf_enter_to_write(state, self, "shutdown") < 0 ||
-        (!self->t.att && sf_topic_open_writer(state, self, 0) < 0)) {
+        sf_enter_to_write(state, self, "shutdown") < 0) {
         return NULL;
     }
-    struct sf_attachment *att = self->t.att;
-    struct step shutdown = {.kind = STEP_SHUTDOWN, .att = att};
-    sf_attachment_ref(att);
-    int status = do_step(state, self, &shutdown, &deadline);
-    sf_attachment_unref(att);
-    if (status < 0) {
-        if (status != -1) {
-            sf_raise(state, self, status);
+    for (;;) {
+        if (!self->t.att && sf_topic_open_writer(state, self, 0) < 0) {
+            return NULL;
         }
-        return NULL;
+        struct sf_attachment *att = self->t.att;
+        struct step shutdown = {.kind = STEP_SHUTDOWN, .att = att};
+        sf_attachment_ref(att);
+        int status = do_step(state, self, &shutdown, &deadline);
+        bool mine = sf_attachment_is_mine(att);
+        sf_attachment_unref(att);
+        if (status == 0) {
+            Py_RETURN_NONE;
+        }
+        if (status == -1 || mine) {
+            if (status != -1) {
+                sf_raise(state, self, status);
+            }
+            return NULL;
+        }
+        /* The child of a fork in a signal's handler: its own shutdown is yet to come. */
     }
-    Py_RETURN_NONE;
 }

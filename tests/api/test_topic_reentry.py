@@ -1,9 +1,11 @@
-"""Code of the user's that runs inside a call, and closes the Topic or forks."""
+"""Code of the user's that runs inside a call: it closes the Topic, forks, calls again, or changes
+what is being written."""
 
 from __future__ import annotations
 
 import gc
 import os
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 import shmflow
+from shmflow import _wire
 
 
 class Meta(Mapping[str, int]):
@@ -135,3 +138,101 @@ def test_a_topic_that_a_collection_closes_inside_a_snapshot_stays_closed(
             gc.collect()
             assert reader.closed
     assert len(topic.participants()) == 1
+
+
+# ---- the array is changed while it is being written ---------------------------------------------
+
+
+def give_other_memory(array: np.ndarray[Any, Any]) -> None:
+    """Frees what was the array's, and leaves something smaller in it."""
+    array.__setstate__(np.full(5, 9, array.dtype).__reduce__()[2])  # type: ignore[index]
+    gc.collect()
+
+
+def turn(array: np.ndarray[Any, Any]) -> None:
+    array.shape = (array.size // 2, 2)
+
+
+LAYOUTS: dict[str, Callable[[int], np.ndarray[Any, Any]]] = {
+    "contiguous": lambda size: np.full(size, 3, "u1"),
+    "strided": lambda size: np.full(2 * size, 3, "u1")[::2],
+}
+
+
+@pytest.mark.parametrize("size", [100, 200_000])
+def test_a_message_is_what_the_array_is_once_its_keywords_are_evaluated(
+    topic: shmflow.Topic, size: int
+) -> None:
+    array = np.full(size, 3, "u1")
+    topic.write(array, meta=Meta(lambda: give_other_memory(array)))
+    assert topic.read(timeout=0).tolist() == [9] * 5
+
+
+@pytest.mark.parametrize(
+    ("act", "size", "layout"),
+    [
+        (give_other_memory, 100, "contiguous"),
+        (give_other_memory, 100, "strided"),
+        (give_other_memory, 200_000, "contiguous"),
+        (give_other_memory, 200_000, "strided"),
+        (turn, 200_000, "strided"),
+    ],
+)
+def test_a_generator_that_changes_what_it_has_given_is_told(
+    topic: shmflow.Topic, size: int, layout: str, act: Callable[[Any], None]
+) -> None:
+    array = LAYOUTS[layout](size)
+
+    def items() -> Iterator[Any]:
+        yield array
+        act(array)
+        yield b"second"
+
+    with pytest.raises(RuntimeError, match="changed in place meanwhile") as raised:
+        topic.write_many(items())
+    assert raised.value.written == 0  # type: ignore[attr-defined]
+    assert topic.head == 0
+    assert topic.stats().held_blocks == 0
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["write", "write_many"])
+@pytest.mark.parametrize(
+    ("size", "layout"), [(100, "contiguous"), (200_000, "contiguous"), (200_000, "strided")]
+)
+def test_a_signals_handler_that_changes_the_array_of_a_write_that_waits(
+    topic: shmflow.Topic, hold_lock: Any, size: int, layout: str, many: bool
+) -> None:
+    topic.write(b"0")
+    array = LAYOUTS[layout](size)
+    hold_lock(topic.name, 0)
+
+    def handle(*_: object) -> None:
+        hold_lock(topic.name, None)
+        give_other_memory(array)
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(RuntimeError, match="changed in place meanwhile"):
+            topic.write_many([array]) if many else topic.write(array)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        hold_lock(topic.name, None)
+    assert topic.head == 1
+
+
+def test_an_array_that_changes_while_its_dtype_is_described(
+    topic: shmflow.Topic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic.write(b"0")
+    array = np.zeros(10, "S301")  # a dtype that nobody has described yet
+    describe = _wire.describe
+
+    def act(dtype: Any) -> bytes:
+        array.dtype = np.dtype("V301")  # type: ignore[misc]
+        return describe(dtype)
+
+    monkeypatch.setattr(_wire, "describe", act)
+    with pytest.raises(RuntimeError, match="changed in place meanwhile"):
+        topic.write(array)
+    assert topic.head == 1
