@@ -86,8 +86,9 @@ def pack_meta(meta: object) -> bytes:
         raise TypeError(
             f"meta must be a mapping such as {{'exposure_us': 1200}}, not {type(meta).__name__}"
         )
+    plain = dict(meta)  # what a mapping's own code raises is not about JSON
     try:
-        text = json.dumps(dict(meta), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        text = json.dumps(plain, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         packed = text.encode("utf-8")
     except TypeError as error:
         raise TypeError(f"meta must consist of JSON values: {error}") from error

@@ -78,17 +78,22 @@ static int
 write_items(struct sf_state *state, TopicObject *self, PyObject *items,
             const struct sf_deadline *deadline, uint64_t *seq)
 {
-    struct batch batch;
+    /* Not on the stack: an iterable may call write_many itself, as deep as Python lets it. */
+    struct batch *batch = PyMem_Malloc(sizeof *batch);
     Py_ssize_t written = 0;
     int status, collected;
+    if (!batch) {
+        PyErr_NoMemory();
+        return -1;
+    }
     do {
-        collected = collect(self, items, &batch);
+        collected = collect(self, items, batch);
         PyObject *later = collected < 0 ? sf_get_raised() : NULL;
         /* An iterator written in C looks at no signals, and may have no end. */
         status = sf_check_in(state, self);
-        status = status < 0 ? -1 : send_all(state, self, &batch, deadline, seq, &written);
-        for (int i = 0; i < batch.count; i++) {
-            sf_source_clear(&batch.sources[i]);
+        status = status < 0 ? -1 : send_all(state, self, batch, deadline, seq, &written);
+        for (int i = 0; i < batch->count; i++) {
+            sf_source_clear(&batch->sources[i]);
         }
         if (later && status == 0) {
             sf_set_raised(later); /* after what came before it has been sent */
@@ -96,7 +101,8 @@ write_items(struct sf_state *state, TopicObject *self, PyObject *items,
         else {
             Py_XDECREF(later);
         }
-    } while (status == 0 && collected == 0 && batch.count == SF_BATCH);
+    } while (status == 0 && collected == 0 && batch->count == SF_BATCH);
+    PyMem_Free(batch);
     if (status < 0 || collected < 0) {
         tell_written(written);
         return -1;

@@ -102,7 +102,10 @@ parse_seq(PyObject *value, const char *call, uint64_t *out)
 {
     PyObject *index = PyBool_Check(value) ? NULL : PyNumber_Index(value);
     if (!index) {
-        PyErr_Format(PyExc_TypeError, "%s() takes the number of a message, not %R", call, value);
+        if (!PyErr_Occurred() || PyErr_ExceptionMatches(PyExc_TypeError)) {
+            PyErr_Format(PyExc_TypeError, "%s() takes the number of a message, not %R", call,
+                         value);
+        }
         return -1;
     }
     int overflow;

@@ -33,6 +33,7 @@ const char sf_wait_doc[] = PyDoc_STR(
     "none of both, WrongMode for mode 'w', Closed when one is closed (also meanwhile, by\n"
     "another thread), and what attaching to a topic raises.");
 
+/* Not on the stack: code that runs inside may call wait itself, as deep as Python lets it. */
 struct waiting {
     TopicObject *topics[SF_WAITED_MAX]; /* borrowed from the tuple */
     struct sf_waited waited[SF_WAITED_MAX];
@@ -238,6 +239,31 @@ wait_for_any(struct sf_state *state, struct waiting *w, uint64_t until_ns)
     }
 }
 
+/* Apart: what the iterable's code nests in itself is as little stack as can be. */
+static SF_APART PyObject *
+wait_for_topics(struct sf_state *state, PyObject *topics, uint64_t until_ns)
+{
+    struct waiting *w =
+        PyMem_Calloc(1, sizeof *w); /* zeros: let_go may come before the first look */
+    if (!w) {
+        return PyErr_NoMemory();
+    }
+    w->count = (unsigned)PyTuple_GET_SIZE(topics);
+    for (unsigned i = 0; i < w->count; i++) {
+        w->topics[i] = (TopicObject *)PyTuple_GET_ITEM(topics, i);
+    }
+    PyObject *result = NULL;
+    if (w->count == 0 && until_ns == UINT64_MAX) {
+        PyErr_SetString(PyExc_ValueError, "wait() without a Topic and without a timeout would "
+                                          "never return; give it either");
+    }
+    else if (check_modes(state, w) == 0) {
+        result = wait_for_any(state, w, until_ns);
+    }
+    PyMem_Free(w);
+    return result;
+}
+
 PyObject *
 sf_wait_function(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
@@ -245,27 +271,12 @@ sf_wait_function(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyOb
     struct sf_state *state = sf_state_of_module(module);
     PyObject *given[2];
     struct sf_deadline deadline;
-    struct waiting w = {.count = 0}; /* let_go may come before the first look */
     if (sf_parse_call("wait", args, nargs, kwnames, names, 2, 2, 1, given) < 0 ||
         sf_parse_timeout(given[1], &deadline) < 0) {
         return NULL;
     }
     PyObject *topics = parse_topics(state, given[0]);
-    if (!topics) {
-        return NULL;
-    }
-    w.count = (unsigned)PyTuple_GET_SIZE(topics);
-    for (unsigned i = 0; i < w.count; i++) {
-        w.topics[i] = (TopicObject *)PyTuple_GET_ITEM(topics, i);
-    }
-    PyObject *result = NULL;
-    if (w.count == 0 && deadline.until_ns == UINT64_MAX) {
-        PyErr_SetString(PyExc_ValueError, "wait() without a Topic and without a timeout would "
-                                          "never return; give it either");
-    }
-    else if (check_modes(state, &w) == 0) {
-        result = wait_for_any(state, &w, deadline.until_ns);
-    }
-    Py_DECREF(topics);
+    PyObject *result = topics ? wait_for_topics(state, topics, deadline.until_ns) : NULL;
+    Py_XDECREF(topics);
     return result;
 }

@@ -236,3 +236,56 @@ def test_an_array_that_changes_while_its_dtype_is_described(
     with pytest.raises(RuntimeError, match="changed in place meanwhile"):
         topic.write(array)
     assert topic.head == 1
+
+
+# ---- calls within themselves --------------------------------------------------------------------
+
+NESTED = """
+    import sys, threading
+    import shmflow
+
+    def items():
+        call(items())
+        yield b"1"
+
+    class Place:
+        def __index__(self):
+            return call(Place())
+
+    topic = shmflow.Topic(sys.argv[1], capacity="1 MiB")
+    topic.write(b"0")
+    call, argument = {
+        "write_many": (topic.write_many, items()),
+        "wait": (shmflow.wait, items()),
+        "peek": (topic.peek, Place()),
+        "seek": (topic.seek, Place()),
+    }[sys.argv[2]]
+
+    def run():
+        try:
+            call(argument)
+        except RecursionError:
+            print("RecursionError")
+
+    threading.stack_size(1 << 20)
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    topic.unlink()
+"""
+
+
+@pytest.mark.parametrize("call", ["write_many", "wait", "peek", "seek"])
+def test_a_call_within_its_own_argument_ends_with_recursion_error(
+    topic_name: str, run_python: Callable[..., Any], call: str
+) -> None:
+    assert run_python(NESTED, topic_name, call).stdout == "RecursionError\n"
+
+
+def test_what_the_code_of_a_mapping_raises_is_not_about_json(topic: shmflow.Topic) -> None:
+    def act() -> None:
+        raise RecursionError("mine")
+
+    with pytest.raises(RecursionError, match="mine"):
+        topic.write(b"1", meta=Meta(act))
+    assert topic.head == 0
