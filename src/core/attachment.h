@@ -92,7 +92,8 @@ const char *sf_segment_dir(void);
 int sf_open_status(int status);
 
 /* Makes a topic's file, reserved and initialised, then gives it its name. `between` is called
- * every 64 MiB; a negative answer stops and undoes. SF_EXISTS, SF_NO_SPACE, SF_NO_CGROUP. */
+ * every 64 MiB; a negative answer stops and undoes; in a child that it forked nothing is made: SF_RACE.
+ * SF_EXISTS, SF_NO_SPACE, SF_NO_CGROUP. */
 int sf_segment_create(const char *path, const struct sf_params *params, uint32_t permissions,
                       int (*between)(void *), void *context);
 
@@ -295,6 +296,9 @@ int sf_take_look(struct sf_attachment *att, bool newest, uint64_t *from,
                  struct sf_message *message);
 /* It was overwritten while it was copied: the next look begins further on. */
 void sf_take_raced(struct sf_attachment *att, const struct sf_message *message);
+/* To be asked after each race that was lost: has that gone on for longer than a deadline may be
+ * overrun? *since_ns is 0 before the first. */
+SF_COLD bool sf_take_is_hopeless(uint64_t *since_ns);
 /* Consumes it; false if another thread, or member of the group, was quicker. */
 bool sf_take_commit(struct sf_attachment *att, uint64_t from, const struct sf_message *message);
 const char *sf_message_prefix(const struct sf_attachment *att, const struct sf_message *message);

@@ -5,6 +5,9 @@
  *
  * Invariants
  *   G1  A segment has a name only when it is complete: reserved, initialised, usable.
+ *   G7  Only the process that began a file goes on with it. A child that `between` forked has the same
+ *       open file, which its parent completes, names and uses: the child closes its descriptor,
+ *       removes nothing, and is told SF_RACE.
  *
  * A crash here leaves: an unnamed file, gone with us; or, where the file system knows no O_TMPFILE,
  * a `.shmflow-*` one that `shmflow.clean()` removes.
@@ -79,9 +82,17 @@ folder_of(const char *path, char *out, size_t len)
 
 /* ---- creation ---- */
 
+/* Is this the process that began? `between` runs anybody's code, which may fork. */
+static bool
+is_same(uint32_t epoch)
+{
+    return epoch == sf_process_epoch();
+}
+
 static int
 reserve(int fd, const char *dir, uint64_t file_len, int (*between)(void *), void *context)
 {
+    uint32_t epoch = sf_process_epoch();
     uint64_t free_len = 0, total_len = 0;
     if (file_len > os_cgroup_room()) {
         return SF_NO_CGROUP; /* tmpfs would be let in, and the process killed at first touch */
@@ -104,6 +115,7 @@ reserve(int fd, const char *dir, uint64_t file_len, int (*between)(void *), void
         }
         if (status == 0 || status == -EINTR) {
             status = between ? between(context) : 0;
+            status = status == 0 && !is_same(epoch) ? SF_RACE : status; /* G7 */
         }
     }
     return status;
@@ -165,7 +177,12 @@ sf_segment_create(const char *path, const struct sf_params *params, uint32_t per
     if (fd < 0) {
         return creation_status(fd);
     }
+    uint32_t epoch = sf_process_epoch();
     status = reserve(fd, dir, layout.file_len, between, context);
+    if (!is_same(epoch)) {
+        (void)os_file_close(fd); /* G7 */
+        return SF_RACE;
+    }
     if (status == 0) {
         status = initialise(fd, &layout);
         sf_pages_clear(fd, &layout);

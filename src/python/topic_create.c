@@ -8,6 +8,8 @@
  *   G5  What was made here is attached to before a signal's handler may raise: a temporary topic
  *       that nobody ever was attached to would stay. The interpreter comes to the signals soon
  *       enough.
+ *   G6  A signal's handler may fork while the file is made. The file is the parent's; the child has
+ *       made none, and begins anew.
  * A crash here leaves: a file without a topic's name (core/create.c), or a topic with no one
  * attached.
  */
@@ -37,8 +39,8 @@ create_segment(struct sf_state *state, TopicObject *self, const struct sf_params
     if (status == 0 || PyErr_Occurred()) {
         return status == 0 ? 1 : -1;
     }
-    if (status == SF_EXISTS && self->t.options.create != 1) {
-        return 0; /* somebody was quicker: attach to theirs */
+    if ((status == SF_EXISTS && self->t.options.create != 1) || status == SF_RACE) {
+        return 0; /* somebody was quicker: attach to theirs; or we are the child of a fork (G6) */
     }
     struct sf_layout layout;
     uint64_t wanted = sf_layout_compute(make, &layout) == 0 ? layout.file_len : make->capacity;
