@@ -336,7 +336,7 @@ int
 shmflow_read(struct shmflow_topic *topic, struct shmflow_message *message, int64_t timeout_ns)
 {
     struct sf_topic *t = &topic->t;
-    uint64_t until_ns = until(timeout_ns), wait_for = 0;
+    uint64_t until_ns = until(timeout_ns), wait_for = 0, racing_since = 0;
     int status = sf_topic_enter(t);
     while (status == 0) {
         status = sf_topic_to_read(t);
@@ -355,7 +355,10 @@ shmflow_read(struct shmflow_topic *topic, struct shmflow_message *message, int64
         if (status == 1) {
             return 0;
         }
-        if (status == SF_EMPTY) {
+        if (status == 0 && sf_take_is_hopeless(&racing_since) && os_now_ns() >= until_ns) {
+            status = SF_EMPTY; /* J7 of take.c */
+        }
+        else if (status == SF_EMPTY) {
             if (os_now_ns() >= until_ns) {
                 break; /* looked at before each wait: bells may ring for others again and again */
             }

@@ -10,15 +10,21 @@
  *
  * Who is overtaken finds the oldest message; while it copies that one, a writer that is quicker
  * overwrites it, and so on with the next: half of all copies are for nothing. So who has lost such a
- * race looks an eighth of what is retained further on. Who has not is given the oldest.
+ * race looks an eighth of what is retained further on. Who has not is given the oldest. Where even
+ * the newest does not last as long as its copy takes (a large message, a depth of one), each look is
+ * lost: so a lost race counts as a slice of a wait, after which signals and the clock are looked at.
  *
  * Invariants
  *   J5  A take that is not committed has consumed nothing.
+ *   J7  Who loses races looks again for SF_RACE_NS whatever the deadline says, since something is there
+ *       and most races are over at once (with a member, a thread, a small copy); then only until it.
  *   J6  A lossless reader commits only what it holds or has copied: from then on it may be evicted.
  *
  * A crash here leaves: nothing to mend; writers that wait for this reader look again each slice.
  */
 #include "core/attachment.h"
+
+#define SF_RACE_NS UINT64_C(10000000)
 
 /* Where to look, of a cursor that was overtaken in a race: see above. */
 static SF_COLD uint64_t
@@ -34,6 +40,14 @@ void
 sf_take_raced(struct sf_attachment *att, const struct sf_message *message)
 {
     sf_store_relaxed(&att->raced, message->seq); /* a private hint */
+}
+
+bool
+sf_take_is_hopeless(uint64_t *since_ns)
+{
+    uint64_t now = os_now_ns();
+    *since_ns = *since_ns ? *since_ns : now;
+    return now - *since_ns >= SF_RACE_NS;
 }
 
 int

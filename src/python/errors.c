@@ -116,16 +116,17 @@ int
 sf_begin(struct sf_state *state, TopicObject *topic)
 {
     int status = sf_topic_enter(&topic->t);
-    if (status < 0) {
-        return sf_raise(state, topic, status);
+    if (status == 0 && sf_fork_trouble()) {
+        if (PyErr_WarnEx(PyExc_RuntimeWarning,
+                         "this forked process had not enough memory to keep the arrays that it "
+                         "inherited: their contents may change; copy them before a fork",
+                         1) < 0) {
+            return -1;
+        }
+        status =
+            sf_topic_enter(&topic->t); /* what shows the warning may have closed it, or forked */
     }
-    if (sf_fork_trouble()) {
-        return PyErr_WarnEx(PyExc_RuntimeWarning,
-                            "this forked process had not enough memory to keep the arrays that it "
-                            "inherited: their contents may change; copy them before a fork",
-                            1);
-    }
-    return 0;
+    return status < 0 ? sf_raise(state, topic, status) : 0;
 }
 
 int

@@ -239,6 +239,11 @@ int sf_read_next(struct sf_state *state, TopicObject *self, const struct sf_requ
 /* Takes what is there now. 1 taken, 0 try again, -1 exception, or a status: of an empty ring
  * taken->seq says what to wait for. A message that is described impossibly is passed (Q1), if `pass`. */
 int sf_take(TopicObject *self, const struct sf_request *request, bool pass, struct sf_taken *taken);
+/* The message's dtype: 1, 0 try again (the code that parsed it has forked, and this is the child, in which
+ * att is void), -1 exception, SF_BAD_MESSAGE. */
+SF_APART int sf_take_dtype(TopicObject *self, struct sf_attachment *att,
+                           const struct sf_message *message, const char *prefix, uint64_t *shape,
+                           PyObject **descr);
 /* latest=True is refused where it contradicts the policy: 0, or -1 with an exception. */
 SF_COLD int sf_refuse_newest(struct sf_state *state, TopicObject *self);
 /* What a call gives that took nothing: the default, or an exception. */

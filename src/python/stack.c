@@ -66,12 +66,16 @@ copy_one(struct sf_attachment *att, uint64_t from, const struct sf_message *m, c
 static uint64_t
 fill(struct sf_attachment *att, const struct kind *kind, uint64_t most, char *to)
 {
-    uint64_t count = 0, from;
+    uint64_t count = 0, from, racing_since = 0;
     struct sf_message m;
     while (count < most && sf_take_look(att, false, &from, &m) == 0 && is_alike(att, kind, &m)) {
         if (copy_one(att, from, &m, to) == 1) {
             to += m.payload_len;
             count++;
+            racing_since = 0;
+        }
+        else if (sf_take_is_hopeless(&racing_since)) {
+            break; /* the caller looks at signals and at the clock */
         }
     }
     return count;
@@ -109,8 +113,7 @@ sf_take_stack(TopicObject *self, const struct sf_request *request, struct sf_tak
     sf_attachment_ref(att); /* the copy may let go of the GIL */
     int status = look_first(att, &from, &kind, &taken->seq);
     if (status == 1) {
-        descr = sf_message_dtype(self, &kind.first, kind.prefix, shape);
-        status = descr ? 1 : PyErr_Occurred() ? -1 : SF_BAD_MESSAGE;
+        status = sf_take_dtype(self, att, &kind.first, kind.prefix, shape, &descr);
     }
     if (status == SF_BAD_MESSAGE) {
         (void)sf_take_commit(att, from, &kind.first); /* Q1 */

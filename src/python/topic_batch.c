@@ -178,9 +178,16 @@ take_more(struct sf_state *state, TopicObject *self, const struct sf_request *re
     struct sf_topic *t = &self->t;
     PyObject *message = request->want_meta ? sf_message_new(state) : NULL;
     int status = request->want_meta && !message ? -1 : 0;
+    uint64_t racing_since = 0;
     while (status == 0) {
-        /* Another thread may have closed it, or moved it on, while a copy let go of the GIL. */
-        status = t->att && t->has_joined ? sf_take(self, request, false, &taken) : SF_EMPTY;
+        /* Another thread may have closed it, or moved it on, while a copy let go of the GIL; and a
+         * collection or a dtype's parsing may have forked: the child's call ends here. */
+        bool same = sf_topic_enter(t) == 0 && t->att && t->has_joined;
+        status = same ? sf_take(self, request, false, &taken) : SF_EMPTY;
+        if (status == 0 && sf_take_is_hopeless(&racing_since)) {
+            status =
+                SF_EMPTY; /* what is there was taken; signals are looked at when it is returned */
+        }
     }
     if (status == 1) {
         return wrap(message, &taken);

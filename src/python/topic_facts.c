@@ -238,6 +238,11 @@ sf_topic_participants_method(PyObject *op, PyObject *Py_UNUSED(unused))
         Py_CLEAR(list);
     }
     for (uint32_t slot = 0; list && slot < att->ring.lay.max_participants; slot++) {
+        if (!sf_attachment_is_mine(att)) { /* a collection forked: the child asks for itself */
+            sf_attachment_unref(att);
+            Py_DECREF(list);
+            return sf_topic_participants_method(op, NULL);
+        }
         struct sf_participant *p = &att->ring.slots[slot];
         /* Acquire: with settle_in's release of the texts. */
         if (sf_load_acquire(&p->state) != SF_SLOT_TAKEN) {

@@ -7,6 +7,9 @@
  *   Y1  snapshot and peek consume nothing and move nothing; what they give holds its block like any
  *       message that was read.
  *   Y2  A seek that raises has moved nothing.
+ *   Y3  Numbers are those of the generation that the call began with: where another thread has moved
+ *       the Topic on meanwhile, nothing more of them is retained. The child of a fork inside the
+ *       call attaches anew, and goes on in that generation.
  * A crash here leaves: pins of a dead participant.
  */
 #include "python/module.h"
@@ -25,18 +28,33 @@ attach_to_look(struct sf_state *state, TopicObject *self, const char *call)
     return status == 0 || status == SF_NOT_FOUND ? status : sf_raise(state, self, status);
 }
 
+/* Y3: 0, SF_NOT_RETAINED, or -1 with an exception. */
+static int
+look_again(struct sf_state *state, TopicObject *self, uint64_t generation)
+{
+    if (sf_check_in(state, self) < 0) {
+        return -1;
+    }
+    int status = sf_topic_to_look(&self->t);
+    if (status < 0 && status != SF_NOT_FOUND) {
+        return sf_raise(state, self, status);
+    }
+    return status < 0 || self->t.generation != generation ? SF_NOT_RETAINED : 0;
+}
+
 /* The message `seq`: 1 and a new reference, 0 it is not retained, -1. *next gets where the one after it
  * may be. */
 static int
-look_up(struct sf_state *state, TopicObject *self, uint64_t seq, bool copy, PyObject **out,
-        uint64_t *next)
+look_up(struct sf_state *state, TopicObject *self, uint64_t generation, uint64_t seq, bool copy,
+        PyObject **out, uint64_t *next)
 {
     struct sf_request request = {.at = seq, .copy = copy, .want_meta = true};
     struct sf_taken taken = {0};
     PyObject *message = sf_message_new(state);
     int status = message ? 0 : -1;
-    while (status == 0) {
-        status = self->t.att ? sf_take(self, &request, false, &taken) : SF_NOT_RETAINED;
+    while (status == 0) { /* a message that was lost in a race is not retained at the next look */
+        status = look_again(state, self, generation);
+        status = status == 0 ? sf_take(self, &request, false, &taken) : status;
     }
     *next = taken.seq > seq ? taken.seq : seq + 1;
     if (status == 1) {
@@ -82,12 +100,13 @@ sf_topic_snapshot_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, 
         }
         return list;
     }
+    uint64_t generation = self->t.generation;
     uint64_t head = sf_load_seq(&self->t.att->ring.header->head); /* B: what there is now */
     uint64_t seq = sf_find_start(self->t.att, SF_OLDEST), next;
     /* 0 comes after the last number of all, which is there in tables that lie. */
     for (; list && seq <= head && seq != 0; seq = next) {
         PyObject *message = NULL;
-        status = look_up(state, self, seq, copy, &message, &next);
+        status = look_up(state, self, generation, seq, copy, &message, &next);
         if (status < 0 || (status == 1 && PyList_Append(list, message) < 0)) {
             Py_CLEAR(list);
         }
@@ -134,7 +153,7 @@ sf_topic_peek_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
         return NULL;
     }
     if (status == 0 && seq != 0) {
-        status = look_up(state, self, seq, copy, &message, &next);
+        status = look_up(state, self, self->t.generation, seq, copy, &message, &next);
     }
     if (status == 0) {
         raise_not_retained(state, self, given[0]);
@@ -218,10 +237,11 @@ sf_topic_seek_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
     }
     uint64_t seq = 0, since = 0;
     bool ready = false;
-    while (status == 0 && !ready) {
-        status = sf_get_ready(state, self, &for_ever, &since, &ready);
-    }
     while (status == 0) {
+        if (!ready) {
+            status = sf_get_ready(state, self, &for_ever, &since, &ready);
+            continue;
+        }
         struct sf_attachment *att = self->t.att;
         if (!att) {
             status = sf_raise(state, self, SF_GONE); /* another thread has moved it on */
@@ -231,14 +251,18 @@ sf_topic_seek_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
         Py_BEGIN_ALLOW_THREADS
         status = seek_slice(att, &to, &seq);
         Py_END_ALLOW_THREADS
-        sf_attachment_unref(att);
         if (status == 0) {
+            sf_attachment_unref(att);
             if (self->beacon) {
                 sf_settle(self);
             }
             return PyLong_FromUnsignedLongLong(seq);
         }
-        if (sf_check_in(state, self) < 0) {
+        int checked = sf_check_in(state, self);
+        ready = sf_attachment_is_mine(
+            att); /* else a signal's handler forked: the child attaches anew */
+        sf_attachment_unref(att);
+        if (checked < 0) {
             return NULL;
         }
         status = status == SF_BUSY || status == SF_INTERRUPTED ? 0

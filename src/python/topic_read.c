@@ -9,6 +9,9 @@
  *       before that has consumed nothing, except a message that is described impossibly: it is
  *       passed, or every later read would fail on it.
  *   Q3  What read() returns is read-only, copied or not; copy=True is always writable.
+ *   Q5  After each call that may run Python code (parsing a dtype, a warning, the words of an error)
+ *       the attachment is asked whether it is still this process's. In the child of a fork it is
+ *       void: no look, no commit, no unpin; the take begins anew with an attachment of its own.
  * A crash here leaves: a pin of a dead participant.
  */
 #include "python/module.h"
@@ -35,6 +38,22 @@ commit(struct sf_attachment *att, const struct sf_request *request, uint64_t fro
     return request->at != 0 || sf_take_commit(att, from, m);
 }
 
+/* Q5: 1 and a dtype, 0 it is the child of a fork and has to begin anew, -1, or SF_BAD_MESSAGE. */
+int
+sf_take_dtype(TopicObject *self, struct sf_attachment *att, const struct sf_message *m,
+              const char *prefix, uint64_t *shape, PyObject **descr)
+{
+    *descr = sf_message_dtype(self, m, prefix, shape);
+    if (!*descr && PyErr_Occurred()) {
+        return -1;
+    }
+    if (!sf_attachment_is_mine(att)) {
+        Py_CLEAR(*descr);
+        return 0;
+    }
+    return *descr ? 1 : SF_BAD_MESSAGE;
+}
+
 /* 1 taken, 0 try again, -1 exception. Pin path: the array lies in the ring. */
 static SF_APART int
 take_view(TopicObject *self, struct sf_attachment *att, const struct sf_request *request,
@@ -47,10 +66,11 @@ take_view(TopicObject *self, struct sf_attachment *att, const struct sf_request 
     }
     uint64_t shape[SF_MAX_DIMS];
     const char *prefix = sf_message_prefix(att, m);
-    PyObject *descr = sf_message_dtype(self, m, prefix, shape);
-    if (!descr) {
+    PyObject *descr;
+    int status = sf_take_dtype(self, att, m, prefix, shape, &descr);
+    if (status != 1) {
         Py_DECREF(view);
-        return PyErr_Occurred() ? -1 : SF_BAD_MESSAGE;
+        return status;
     }
     taken->array = sf_array_over(descr, m->ndim, shape, m->fortran,
                                  (void *)sf_message_payload(att, m), view, false);
@@ -107,12 +127,12 @@ take_copy(TopicObject *self, struct sf_attachment *att, const struct sf_request 
             return 0;
         }
     }
-    int status = -1;
-    PyObject *descr = sf_message_dtype(self, m, prefix, shape);
-    if (!descr) {
-        status = PyErr_Occurred() ? -1 : SF_BAD_MESSAGE;
+    PyObject *descr;
+    int status = sf_take_dtype(self, att, m, prefix, shape, &descr);
+    if (status != 1) {
         goto done;
     }
+    status = -1;
     if (request->out) {
         if (sf_check_out(request->out, descr, m->ndim, shape, m->fortran) < 0) {
             goto done;
@@ -240,8 +260,10 @@ take(TopicObject *self, const struct sf_request *request, bool pass, struct sf_t
         enum sf_pin_answer answer = sf_pin(att, &m, copying);
         if (answer == SF_PIN_CAP) {
             copying = true;
-            answer =
-                request->at == 0 && warn_copying(self) < 0 ? SF_PIN_CAP : sf_pin(att, &m, true);
+            int warned = request->at == 0 ? warn_copying(self) : 0;
+            answer = warned < 0                   ? SF_PIN_CAP
+                     : sf_attachment_is_mine(att) ? sf_pin(att, &m, true)
+                                                  : SF_PIN_GONE; /* Q5 */
         }
         pinned = answer == SF_PIN_OK;
         status = answer == SF_PIN_CAP ? -1 : answer == SF_PIN_GONE ? 0 : 1;
@@ -252,7 +274,7 @@ take(TopicObject *self, const struct sf_request *request, bool pass, struct sf_t
     if (status == 1) {
         status = copying ? take_copy(self, att, request, from, &m, pinned, taken)
                          : take_view(self, att, request, from, &m, taken);
-        if (copying && pinned) {
+        if (copying && pinned && sf_attachment_is_mine(att)) { /* Q5 */
             sf_unpin(att, m.desc);
         }
         self->copied += copying && status == 1 && request->at == 0;
@@ -290,13 +312,27 @@ sf_refuse_newest(struct sf_state *state, TopicObject *self)
     return 0;
 }
 
+/* After a race that was lost, or Python code that has forked or closed the Topic: 0 look again, 1 the
+ * deadline is over, -1 exception. What was lost may have been a large copy, and the next may be lost
+ * as well: Q4 of topic_wait.c holds here too. */
+static SF_COLD int
+look_again(struct sf_state *state, TopicObject *self, struct sf_deadline *deadline,
+           uint64_t *racing_since)
+{
+    if (sf_check_in(state, self) < 0) {
+        return -1;
+    }
+    sf_start(deadline);
+    return sf_take_is_hopeless(racing_since) && os_now_ns() >= deadline->until_ns;
+}
+
 /* The loop of every reading call. 1 taken, 0 the deadline passed, -1 exception. */
 int
 sf_read_next(struct sf_state *state, TopicObject *self, const struct sf_request *request,
              struct sf_taken *taken)
 {
     struct sf_topic *t = &self->t;
-    uint64_t waiting_since = 0;
+    uint64_t waiting_since = 0, racing_since = 0;
     struct sf_deadline deadline = request->deadline;
     /* To give up the GIL, to get it back and to ask the clock take longer than an answer that is on
      * its way. Once only: signals and deadlines wait for it. */
@@ -324,7 +360,11 @@ sf_read_next(struct sf_state *state, TopicObject *self, const struct sf_request 
             if (status == 1 || status == -1) {
                 break;
             }
-            if (status == SF_EMPTY) {
+            if (status == 0) {
+                status = look_again(state, self, &deadline, &racing_since);
+            }
+            else if (status == SF_EMPTY) {
+                racing_since = 0;
                 if (brief && sf_spin_briefly(t->att, taken->seq, &t->closed)) {
                     status = 0;
                 }

@@ -82,21 +82,25 @@ sf_topic_layout_method(PyObject *op, PyObject *Py_UNUSED(unused))
 static PyObject *
 holders_of(const struct sf_ring *ring, uint32_t desc)
 {
-    PyObject *pids = PyList_New(0);
-    for (uint32_t first = 0; pids && first < ring->lay.max_participants; first += 64) {
+    uint32_t found[SF_MAX_PARTICIPANTS], count = 0;
+    for (uint32_t first = 0; first < ring->lay.max_participants; first += 64) {
         /* Relaxed: told to people (O2). */
         uint64_t bits = sf_load_relaxed(sf_holders_word(ring, desc, first));
-        for (; pids && bits != 0; bits &= bits - 1) {
+        for (; bits != 0; bits &= bits - 1) {
             uint32_t slot = first + (uint32_t)__builtin_ctzll(bits);
             if (slot >= ring->lay.max_participants) {
                 break;
             }
-            PyObject *pid = PyLong_FromUnsignedLong(ring->slots[slot].pid);
-            if (!pid || PyList_Append(pids, pid) < 0) {
-                Py_CLEAR(pids);
-            }
-            Py_XDECREF(pid);
+            found[count++] = ring->slots[slot].pid;
         }
+    }
+    PyObject *pids = PyList_New(0); /* a collection may fork: after all was looked at */
+    for (uint32_t i = 0; pids && i < count; i++) {
+        PyObject *pid = PyLong_FromUnsignedLong(found[i]);
+        if (!pid || PyList_Append(pids, pid) < 0) {
+            Py_CLEAR(pids);
+        }
+        Py_XDECREF(pid);
     }
     return pids;
 }
@@ -147,6 +151,12 @@ sf_topic_blocks_method(PyObject *op, PyObject *arg)
     if (!att) {
         return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
     }
+    PyObject *list = PyList_New(0);
+    if (!list || !sf_attachment_is_mine(att)) { /* a collection forked: the child asks for itself */
+        sf_attachment_unref(att);
+        Py_XDECREF(list);
+        return list ? sf_topic_blocks_method(op, arg) : NULL;
+    }
     const struct sf_ring *ring = &att->ring;
     uint32_t count = 0;
     for (uint32_t desc = 0; desc < ring->lay.desc_len; desc++) {
@@ -154,8 +164,12 @@ sf_topic_blocks_method(PyObject *op, PyObject *arg)
     }
     uint32_t each = (uint32_t)(count / (unsigned long)limit) + 1, passed = 0;
     Py_ssize_t special = 0;
-    PyObject *list = PyList_New(0);
     for (uint32_t desc = 0; list && desc < ring->lay.desc_len; desc++) {
+        if (!sf_attachment_is_mine(att)) { /* as above */
+            sf_attachment_unref(att);
+            Py_DECREF(list);
+            return sf_topic_blocks_method(op, arg);
+        }
         if (sf_load_relaxed(&ring->descs[desc].len) == 0) { /* O2 */
             continue;
         }

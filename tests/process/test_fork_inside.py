@@ -50,6 +50,152 @@ FORKING = """
         ended_well(child)
 """
 
+DTYPE = family(FORKING) + family(
+    """
+    from shmflow import _wire
+
+    kind = sys.argv[2]
+    options = {"group": {"group": "g"}, "lossless": {"lossless": True}}.get(kind, {})
+    _wire.parse = forking(_wire.parse)
+    calls = {
+        "read": lambda: [reader.read(0)],
+        "copy": lambda: [reader.read(0, copy=True)],
+        "out": lambda: [reader.read(0, out=out)],
+        "message": lambda: [reader.read_message(0).array],
+        "many": lambda: reader.read_many(3, 0),
+        "messages": lambda: [m.array for m in reader.read_messages(3, 0)],
+        "stack": lambda: list(reader.read_many(3, 0, stack=True)),
+        "snapshot": lambda: [m.array for m in reader.snapshot()],
+        "peek": lambda: [reader.peek(2).array],
+    }
+
+    def check(arrays):
+        if kind == "group":
+            arrays = [a for a in arrays if a.dtype == data.dtype]  # the other may have gone on
+        if kind != "group":  # whose members share them
+            assert len(arrays) == (3 if how in ("many", "messages", "stack", "snapshot") else 1)
+        assert all(a.dtype == data.dtype and (a == data).all() for a in arrays)
+        done.write(len(arrays))
+        assert writer.write(b"more") > 3
+
+    for number, (how, call) in enumerate(calls.items()):
+        size = number + (10 if kind == "small" else 20_000)  # a dtype that nobody has parsed yet
+        dtype = f"S{size}"
+        if kind == "prefix":
+            dtype = [("a name of more than sixteen bytes", dtype)]
+        data = np.zeros(2, dtype)
+        data.view("u1")[:] = 7
+        out = np.empty_like(data)
+        child = -1  # describing it parses it too
+        topic = shmflow.Topic(f"{name}/{how}", capacity="1 MiB", depth=50)
+        done = shmflow.Topic(f"{name}/{how}/done", capacity="1 MiB")
+        writer = shmflow.Topic(topic.name, "w")
+        reader = shmflow.Topic(topic.name, "monitor" if kind == "monitor" else "r", **options)
+        writer.write_many([data] * 3)
+        done.write(0)
+        both(call, check)
+        taken = sum(int(n) for n in done.read_many(10, 0))
+        if kind == "group" and how not in ("snapshot", "peek"):
+            left = [a for a in reader.read_many(10, 0) if a.dtype == data.dtype]
+            assert taken + len(left) == 3, (taken, len(left))
+            del left
+        assert reader.stats().held_blocks == 0
+        assert topic.head == 5
+        shmflow.clean()
+        assert {p.pid for p in topic.participants()} == {here}
+    """
+)
+
+
+@pytest.mark.parametrize("kind", ["small", "large", "prefix", "monitor", "lossless", "group"])
+def test_a_fork_while_a_dtype_is_parsed_gives_both_what_the_call_asked_for(
+    topic_name: str, run_python: Callable[..., Any], kind: str
+) -> None:
+    done = run_python(DTYPE, topic_name, kind)
+    assert done.stderr == ""
+
+
+def test_a_fork_by_what_shows_a_warning_inside_a_read(
+    topic_name: str, run_python: Callable[..., Any]
+) -> None:
+    done = run_python(
+        family(FORKING)
+        + family(
+            """
+            topic = shmflow.Topic(name, capacity="1 MiB")
+            topic.write_many([frame(1), frame(2), frame(3)])
+            reader = shmflow.Topic(name, "r", max_held=1)
+            held = reader.read(0)
+            warnings.simplefilter("always")
+            warnings.showwarning = fork
+
+            def check(array):
+                assert (array == 2).all() and (held == 1).all()
+                assert (reader.read(0) == 3).all()
+
+            both(lambda: reader.read(0), check)
+            """
+        ),
+        topic_name,
+    )
+    assert done.stderr == ""
+
+
+def test_a_fork_by_a_collection_inside_calls_that_tell_facts(
+    topic_name: str, run_python: Callable[..., Any]
+) -> None:
+    # Where the interpreter collects while a record is allocated (CPython 3.11).
+    done = run_python(
+        family(FORKING)
+        + family(
+            """
+            class Garbage:
+                def __init__(self, act):
+                    self.itself, self.act = self, act
+
+                def __del__(self):
+                    self.act()
+
+            topic = shmflow.Topic(name, capacity="1 MiB")
+            others = [shmflow.Topic(name, "r") for _ in range(5)]
+            held = [other.read(0, default=None) for other in others]
+            topic.write_many([frame(1), frame(2), frame(3)])
+            views = [other.read(0) for other in others]
+            calls = {
+                "participants": topic.participants,
+                "blocks": lambda: topic._blocks(100),
+                "snapshot": topic.snapshot,
+                "messages": lambda: topic.read_messages(5, 0),
+            }
+            for name, call in calls.items():
+                for count in range(40):
+                    child = None
+                    gc.collect()
+                    gc.disable()
+                    Garbage(fork)
+                    gc.set_threshold(count + 1)
+                    gc.enable()
+                    try:
+                        result = call()
+                        assert result is not None
+                        del result
+                        gc.collect()
+                    except BaseException:
+                        import traceback
+                        traceback.print_exc()
+                        os._exit(1)
+                    finally:
+                        gc.set_threshold(700, 10, 10)
+                        if os.getpid() != here:
+                            os._exit(0)
+                    ended_well(child)
+            """
+        ),
+        topic_name,
+    )
+    assert done.stderr == ""
+
+
 CREATION = family(
     """
     said, hear = os.pipe(), None
