@@ -172,7 +172,8 @@ async def _take(
                 raise
             if got is not _NOTHING:
                 return got
-            if not in_time or seconds == 0:
+            # Asked here too: who is told in vain again and again never sees his timer.
+            if not in_time or seconds == 0 or loop.time() >= until:
                 raise _texts.empty(topic, seconds)
         if port is None:
             port = readers.ports[loop] = _Port(topic.fileno())

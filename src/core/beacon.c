@@ -53,14 +53,23 @@ struct sf_beacon {
     _Atomic uint32_t recall; /* ends the thread's wait for a message (wait.c's `closed`) */
 };
 
+/* Would a read find something? Looked up, not compared: a claim may have evicted everything up to
+ * head and never become a message; then there is nothing to read, however far behind the cursor is.
+ * *missing gets the number to wait for. H: ended before head, as in wait.c. The cursor is relaxed: an
+ * old one lights needlessly, and for one that goes back the reader settles. It may be shared with
+ * others, who read as well. */
 static bool
-has_unread(struct sf_attachment *att)
+has_unread(struct sf_attachment *att, uint64_t *missing)
 {
     struct sf_header *h = att->ring.header;
-    /* H: ended before head, as in wait.c. The cursor is relaxed: an old one lights needlessly, and
-     * for one that goes back the reader settles. It may be shared with others, who read as well. */
-    return (sf_load_seq(&h->ended) & SF_ENDS) != 0 ||
-           sf_load_seq(&h->head) >= sf_load_relaxed(att->cursor);
+    struct sf_message m;
+    uint64_t from;
+    m.seq = sf_load_relaxed(att->cursor);
+    bool ended = (sf_load_seq(&h->ended) & SF_ENDS) != 0;
+    bool found = ended || (sf_load_seq(&h->head) >= m.seq &&
+                           sf_take_look(att, false, &from, &m) != SF_EMPTY);
+    *missing = m.seq;
+    return found;
 }
 
 static void
@@ -78,10 +87,13 @@ light_locked(struct sf_beacon *b)
 static bool
 await_message(struct sf_beacon *b, struct sf_attachment *att)
 {
-    /* Relaxed: as in has_unread. No spinning: who is waited for by an event loop has the loop's own
-     * latency before him. */
-    (void)sf_wait_message(att, sf_load_relaxed(att->cursor), UINT64_MAX, 0, &b->recall);
-    return has_unread(att);
+    uint64_t missing;
+    if (has_unread(att, &missing)) {
+        return true;
+    }
+    /* No spinning: who is waited for by an event loop has the loop's own latency before him. */
+    (void)sf_wait_message(att, missing, UINT64_MAX, 0, &b->recall);
+    return has_unread(att, &missing);
 }
 
 /* Naps first and looks then: a name that cannot be attached to (its remover died half-way) must not
@@ -177,7 +189,8 @@ sf_beacon_make(const char *path, struct sf_attachment *att, struct sf_beacon **o
         sf_attachment_ref(att);
     }
     pthread_mutex_init(&b->mutex, NULL);
-    if (att && has_unread(att)) {
+    uint64_t missing;
+    if (att && has_unread(att, &missing)) {
         light_locked(b); /* nobody else knows it yet */
     }
     int status = os_thread_start(&b->thread, keep_watch, b);
@@ -224,7 +237,8 @@ exchange_locked(struct sf_beacon *b, struct sf_attachment *att)
 void
 sf_beacon_settle(struct sf_beacon *b, struct sf_attachment *att)
 {
-    bool unread = att && has_unread(att);
+    uint64_t missing;
+    bool unread = att && has_unread(att, &missing);
     /* Relaxed: a hint, loaded again under the mutex. Who takes a light for dark leaves it without a
      * reason; who takes it for lit overlooked what the thread looks at now. */
     if (att == b->att && unread == (sf_load_relaxed(&b->lit) != 0)) {

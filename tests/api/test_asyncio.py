@@ -282,6 +282,31 @@ def test_tasks_that_wait_are_served_in_their_order(topic: shmflow.Topic, run: Ru
     run(main())
 
 
+def test_who_is_told_in_vain_again_and_again_ends_with_his_time_out(
+    topic: shmflow.Topic, run: Runner
+) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        task = asyncio.create_task(topic.read_async(0.2))
+        await turns()
+        port = aio._readers[topic].ports[loop]
+        # As long as it waits it is told, faster than any timer.
+        for _ in range(1_000_000):
+            if task.done():
+                break
+            queue = port.get_queue()
+            if queue is not None:
+                for future in queue.waiters:
+                    if not future.done():
+                        future.set_result(True)
+            await asyncio.sleep(0)
+        assert task.done()
+        with pytest.raises(shmflow.Empty, match=r"0\.2 s"):
+            await task
+
+    run(main())
+
+
 def test_who_was_told_in_vain_stays_the_first(topic: shmflow.Topic) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()

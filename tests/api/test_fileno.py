@@ -116,6 +116,32 @@ def test_readable_without_a_reason_becomes_quiet_and_does_not_spin(topic_name: s
         writer.unlink()
 
 
+@pytest.mark.parametrize("mode", ["r", "monitor"])
+def test_messages_that_are_gone_without_a_later_one_are_not_unread(
+    topic_name: str, mode: Any
+) -> None:
+    with shmflow.Topic(topic_name, capacity="1 MiB", max_message="1 MiB") as writer:
+        writer.write_many([np.zeros(100_000, "u1")] * 5)
+        with shmflow.Topic(topic_name, mode) as reader:
+            assert is_ready(reader)
+            loan = writer.loan(900_000)  # evicts them all, and may never be published
+            assert (writer.tail, writer.head) == (6, 5)
+            assert reader.read(0, default=None) is None
+            looks = 0
+            while select.select([reader], [], [], 0.3)[0]:
+                assert reader.read(0, default=None) is None
+                looks += 1
+                assert looks < 10
+            assert loan.publish() == 6
+            assert becomes_ready(reader)
+            message = reader.read_message(0)
+            assert (message.seq, message.lost) == (6, 5)
+            del message, loan
+            assert reader.read(0, default=None) is None
+            assert not is_ready(reader)
+        writer.unlink()
+
+
 def test_the_end_of_a_stream_keeps_it_readable(topic_name: str) -> None:
     with (
         shmflow.Topic(topic_name, "w", capacity="1 MiB") as writer,

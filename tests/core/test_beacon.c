@@ -92,6 +92,30 @@ TEST(it_is_lit_while_something_is_unread_and_dark_after)
     end_with_topic(beacon, att, "lit");
 }
 
+TEST(what_was_evicted_for_a_claim_is_not_unread)
+{
+    struct sf_attachment *att = create_and_subscribe("claimed", 1 << 16, 8);
+    for (int64_t i = 1; i <= 4; i++) {
+        CHECK_EQ(send_bytes(att, "x", 1, 1), i);
+    }
+    struct sf_beacon *beacon = make("claimed", att);
+    int fd = sf_beacon_fd(beacon);
+    CHECK(is_lit(fd));
+    struct sf_claim claim;
+    CHECK_EQ(sf_send_claim(att, 1 << 16, SF_LANE_NEVER, SF_TRY, &claim), 0);
+    CHECK_EQ(sf_load_relaxed(&att->ring.header->tail), 5);
+    CHECK_EQ(take_and_settle(beacon, att), SF_EMPTY);
+    CHECK(!is_lit(fd));
+    nap_ms(200); /* the thread has looked again: it waits for the fifth, not for the first */
+    CHECK(!is_lit(fd));
+    sf_send_drop(att, &claim);
+    CHECK_EQ(send_bytes(att, "y", 1, 1), 5);
+    CHECK(becomes_lit(fd));
+    CHECK_EQ(take_and_settle(beacon, att), 0);
+    CHECK(!is_lit(fd));
+    end_with_topic(beacon, att, "claimed");
+}
+
 TEST(a_light_without_a_reason_goes_out_at_the_next_look)
 {
     struct sf_attachment *att = create_and_subscribe("vain", 1 << 16, 8);
