@@ -55,16 +55,17 @@ struct sf_beacon {
 
 /* Would a read find something? Looked up, not compared: a claim may have evicted everything up to
  * head and never become a message; then there is nothing to read, however far behind the cursor is.
- * *missing gets the number to wait for. H: ended before head, as in wait.c. The cursor is relaxed: an
- * old one lights needlessly, and for one that goes back the reader settles. It may be shared with
- * others, who read as well. */
+ * *missing gets the number to wait for. */
 static bool
 has_unread(struct sf_attachment *att, uint64_t *missing)
 {
     struct sf_header *h = att->ring.header;
     struct sf_message m;
     uint64_t from;
+    /* The cursor is relaxed: an old one lights needlessly, and for one that goes back the reader
+     * settles. It may be shared with others, who read as well. */
     m.seq = sf_load_relaxed(att->cursor);
+    /* H: ended before head, as in wait.c. */
     bool ended = (sf_load_seq(&h->ended) & SF_ENDS) != 0;
     bool found = ended || (sf_load_seq(&h->head) >= m.seq &&
                            sf_take_look(att, false, &from, &m) != SF_EMPTY);

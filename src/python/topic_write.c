@@ -221,7 +221,8 @@ explain_failure(struct sf_state *state, TopicObject *self, int status, uint64_t 
 {
     struct sf_topic *t = &self->t;
     if (status == SF_GONE) {
-        if (t->att && (sf_load_acquire(&t->att->ring.header->ended) & SF_UNLINKED) != 0) {
+        if (t->att && sf_attachment_is_mine(t->att) &&
+            (sf_load_acquire(&t->att->ring.header->ended) & SF_UNLINKED) != 0) {
             sf_topic_leave(t); /* acquire: with the remover's or; write to the next one */
         }
         return 0;
@@ -289,7 +290,9 @@ sf_topic_send_some(struct sf_state *state, TopicObject *self, struct sf_source *
                             .sources = sources,
                             .count = small,
                             .seq = seq};
-        int status = small > 0 ? do_step(state, self, &step, deadline) : 0;
+        bool mine =
+            sf_attachment_is_mine(att); /* W4: to pack one ends an array, maybe some code's last */
+        int status = small > 0 && mine ? do_step(state, self, &step, deadline) : SF_GONE;
         sf_attachment_unref(att);
         if (small <= 0) {
             return small < 0 || sf_topic_send(state, self, sources, deadline, seq) < 0 ? -1 : 1;

@@ -12,6 +12,20 @@ attach_status(const char *path, enum sf_attach_as as)
     return status;
 }
 
+/* As a signal's handler that forks while a file is reserved; *context gets the child's pid, or 0. */
+static int
+fork_once(void *context)
+{
+    pid_t *child = context;
+    if (*child < 0) {
+        *child = fork();
+        if (*child == 0) {
+            nap_ms(50); /* the parent goes on first, as often as not */
+        }
+    }
+    return 0;
+}
+
 static uint8_t identity[16]; /* of the topic that was looked at last */
 
 static int
@@ -119,6 +133,32 @@ static int
 refuse(void *context)
 {
     return ++*(int *)context == 2 ? SF_INTERRUPTED : 0;
+}
+
+TEST(a_child_that_is_forked_while_a_file_is_made_makes_none)
+{
+    struct sf_params params = {.capacity = 1 << 20, .depth = 4, .max_participants = 8};
+    pid_t child = -1, parent = getpid();
+    int files = count_files();
+    REQUIRE_EQ(sf_process_setup(), 0);
+    int status = sf_segment_create(path_of("forked"), &params, 0600, fork_once, &child);
+    if (getpid() != parent) {
+        _exit(status == SF_RACE ? 0 : 1);
+    }
+    CHECK_EQ(status, 0);
+    struct sf_attachment *att = NULL;
+    REQUIRE_EQ(sf_attach(path_of("forked"), SF_AS_WRITER, &att), 0);
+    for (int64_t i = 1; i <= 10; i++) {
+        CHECK_EQ(send_bytes(att, "x", 1, 1), i);
+    }
+    int ended;
+    REQUIRE_EQ(waitpid(child, &ended, 0), child);
+    CHECK_EQ(ended, 0);
+    CHECK_EQ(sf_load_relaxed(&att->ring.header->head), 10);
+    CHECK_EQ(send_bytes(att, "x", 1, 1), 11);
+    CHECK_EQ(count_files(), files + 1);
+    sf_attachment_unref(att);
+    remove_topic("forked");
 }
 
 TEST(a_creation_that_is_interrupted_leaves_nothing)

@@ -196,6 +196,41 @@ def test_a_fork_by_a_collection_inside_calls_that_tell_facts(
     assert done.stderr == ""
 
 
+def test_a_fork_by_an_item_that_dies_while_a_batch_is_packed(
+    topic_name: str, run_python: Callable[..., Any]
+) -> None:
+    done = run_python(
+        family(FORKING)
+        + family(
+            """
+            class Memory:
+                def __init__(self):
+                    self.bytes = np.arange(20, dtype="u1")
+                    self.__array_interface__ = self.bytes.__array_interface__
+
+                def __del__(self):
+                    fork()
+
+            def items():
+                yield np.asarray(Memory())[::2]
+                yield b"last"
+
+            topic = shmflow.Topic(name, capacity="1 MiB")
+            topic.write(b"first")
+
+            def check(number):
+                assert number in (3, 5)
+                assert {m.writer for m in topic.snapshot()} >= {os.getpid()}
+
+            both(lambda: topic.write_many(items()), check)
+            assert topic.head == 5
+            """
+        ),
+        topic_name,
+    )
+    assert done.stderr == ""
+
+
 CREATION = family(
     """
     said, hear = os.pipe(), None
