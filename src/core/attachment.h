@@ -40,6 +40,7 @@ struct sf_attachment {
     bool monitor;   /* read-only: no slot, no lock, no store */
     char *path;
     uint64_t dev, ino;
+    uint64_t folder_dev, folder_ino; /* of the folder that path led to */
     uint32_t uid; /* the file's owner */
     uint8_t identity[16];
 
@@ -87,6 +88,9 @@ struct sf_attachment {
 int sf_segment_path(const char *name, char *out, size_t len);
 /* The folder of all topics: $SHMFLOW_DIR, or /dev/shm. */
 const char *sf_segment_dir(void);
+
+/* What is known of the folder that a topic's path lies in. */
+int sf_folder_info(const char *path, struct os_file_info *info);
 
 /* -errno of opening or removing a file, as a status. */
 int sf_open_status(int status);

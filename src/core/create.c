@@ -80,6 +80,15 @@ folder_of(const char *path, char *out, size_t len)
     }
 }
 
+int
+sf_folder_info(const char *path, struct os_file_info *info)
+{
+    char dir[4096];
+    folder_of(path, dir, sizeof dir - 3);
+    strcat(dir, "/."); /* through a link as well */
+    return os_path_info(dir, info);
+}
+
 /* ---- creation ---- */
 
 /* Is this the process that began? `between` runs anybody's code, which may fork. */

@@ -138,6 +138,21 @@ sf_segment_remove_last(const char *path, const uint8_t *identity, const uint8_t 
     return remove_path(path, identity, SF_WHEN_IDLE, mine);
 }
 
+/* Where the path leads elsewhere or nowhere, what does that say of the file? Of another folder's names,
+ * after chroot, under a new mount, in a folder that was made again: nothing. Then the file itself is
+ * asked whether it still has a name. */
+static bool
+has_lost_its_name(const struct sf_attachment *att)
+{
+    struct os_file_info folder;
+    int status = sf_folder_info(att->path, &folder);
+    if (status < 0 && status != -ENOENT && status != -ENOTDIR) {
+        return false; /* cannot be told: not a reason to leave */
+    }
+    bool same = status == 0 && folder.ino == att->folder_ino && folder.dev == att->folder_dev;
+    return same || os_map_is_nameless(att->control);
+}
+
 bool
 sf_attachment_is_named(struct sf_attachment *att)
 {
@@ -146,8 +161,8 @@ sf_attachment_is_named(struct sf_attachment *att)
     if (status == 0 && named.ino == att->ino && named.dev == att->dev) {
         return true;
     }
-    if (status < 0 && status != -ENOENT) {
-        return true; /* cannot be told: not a reason to leave */
+    if ((status < 0 && status != -ENOENT && status != -ENOTDIR) || !has_lost_its_name(att)) {
+        return true; /* as in has_lost_its_name */
     }
     if (!att->monitor) {
         flag_removed(&att->ring);

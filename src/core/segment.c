@@ -182,10 +182,16 @@ attach_once(const char *path, enum sf_attach_as as, struct sf_attachment **out)
     sf_store_relaxed(&att->refs, 1); /* private yet */
     att->path = os_copy_text(path);
     struct sf_layout layout = {0};
-    struct os_file_info info;
-    int status = att->path ? 0 : -ENOMEM;
+    struct os_file_info info, folder;
+    int status = att->path ? sf_folder_info(path, &folder) : -ENOMEM;
     int fd = -1;
-    if (status == 0) {
+    if (status < 0) {
+        status = sf_open_status(status);
+    }
+    else {
+        att->folder_dev =
+            folder.dev; /* before the file: a mount in between is taken for a change */
+        att->folder_ino = folder.ino;
         fd = open_segment(path, !att->monitor, &info, &layout);
         status = fd < 0 ? fd : 0;
     }

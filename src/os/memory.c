@@ -17,6 +17,7 @@
 #include "os/fault.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -37,6 +38,31 @@ os_map(int fd, uint64_t off, size_t len, bool writable, void **out)
     }
     *out = at;
     return 0;
+}
+
+bool
+os_map_is_nameless(const void *at)
+{
+    static const char mark[] = " (deleted)\n";
+    char line[512];
+    bool nameless = false, whole = true; /* line begins where a line of the file does */
+    FILE *file = OS_CALL(NULL, fopen("/proc/self/maps", "re"));
+    if (!file) {
+        return false;
+    }
+    bool found = false;
+    while (!nameless && OS_CALL(NULL, fgets(line, sizeof line, file))) {
+        found = whole ? strtoull(line, NULL, 16) == (uint64_t)(uintptr_t)at : found;
+        size_t len = strlen(line);
+        whole = len > 0 && line[len - 1] == '\n';
+        nameless = found && whole && len >= sizeof mark &&
+                   strcmp(line + len - (sizeof mark - 1), mark) == 0;
+        if (found && whole) {
+            break;
+        }
+    }
+    fclose(file);
+    return nameless;
 }
 
 int

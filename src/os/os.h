@@ -70,6 +70,9 @@ char *os_copy_text(const char *text);
 void os_free(void *at);
 
 int os_map(int fd, uint64_t off, size_t len, bool writable, void **out);
+/* Has the file that is mapped at `at` lost its last name? False where that cannot be told. Reads
+ * all of /proc/self/maps. */
+bool os_map_is_nameless(const void *at);
 int os_map_private(size_t len, void **out);
 /* Replaces what is mapped at `at` by nothing accessible, keeping the addresses taken. */
 int os_map_void(void *at, size_t len);
