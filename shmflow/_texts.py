@@ -264,12 +264,32 @@ def error(status: str, number: int, topic: Topic, details: dict[str, Any]) -> Ex
     if number in (-errno.ENOENT, -errno.ENOTDIR):
         text = f"the folder for topics, {folder()}, is not there (SHMFLOW_DIR)"
         return errors.TopicNotFound(errno.ENOENT, text, folder())
+    if number == -errno.ENAMETOOLONG:
+        return unopened(name, number)
     if details.get("call") == "fileno" and number in NO_BEACON:
         text = f"fileno() of {quoted} {NO_BEACON[number]}"
         return RuntimeError(text) if number == -errno.EAGAIN else OSError(-number, text, path)
     if -4096 < number < 0:
         return OSError(-number, f"{quoted}: {os.strerror(-number)}", path)
     return errors.Error(f"{quoted}: {status}")
+
+
+def unopened(name: str, number: int) -> OSError:
+    """A Topic for whose file there is no path: `number` is -errno."""
+    there = os.environ.get("SHMFLOW_DIR", "")
+    if number == -errno.ENAMETOOLONG:
+        why = (
+            f"the path of its file would be too long: SHMFLOW_DIR has {len(os.fsencode(there))} "
+            "bytes; name a folder with a shorter path"
+        )
+    elif number == -errno.ENOENT:
+        why = (
+            f"SHMFLOW_DIR is {there!r}, and the current folder it starts from was removed; "
+            "set it to a path that starts with '/'"
+        )
+    else:
+        why = os.strerror(-number)
+    return OSError(-number, f"cannot open topic {name!r}: {why}")
 
 
 def _refusal(status: str, topic: Topic, details: dict[str, Any]) -> str:

@@ -47,6 +47,14 @@ mismatch_details(const struct sf_topic *t)
 }
 
 int
+sf_raise_unopened(struct sf_state *state, const char *name, int status)
+{
+    return status == -ENOMEM
+               ? (PyErr_NoMemory(), -1)
+               : raise_made(PyObject_CallMethod(state->texts, "unopened", "si", name, status));
+}
+
+int
 sf_raise(struct sf_state *state, TopicObject *topic, int status)
 {
     PyObject *details = NULL;

@@ -83,6 +83,8 @@ struct sf_taken {
 
 /* Raises what the status means; returns -1. The only place where statuses become exceptions. */
 SF_COLD int sf_raise(struct sf_state *state, TopicObject *topic, int status);
+/* The same for a Topic that has no path yet, by the name that was asked for. */
+SF_COLD int sf_raise_unopened(struct sf_state *state, const char *name, int status);
 SF_COLD int sf_raise_with(struct sf_state *state, TopicObject *topic, int status,
                           PyObject *details);
 SF_COLD int sf_raise_empty(struct sf_state *state, TopicObject *topic, double timeout);

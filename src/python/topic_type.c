@@ -87,8 +87,7 @@ topic_init(PyObject *op, PyObject *args, PyObject *kwargs)
         return -1;
     }
     if (status < 0) {
-        PyErr_SetFromErrno(PyExc_OSError);
-        return -1;
+        return sf_raise_unopened(state, name, status);
     }
     self->open = true;
     if (open_now(state, self, now) < 0) {

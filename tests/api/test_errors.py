@@ -228,3 +228,43 @@ def test_message_too_large_shows_all_sizes(topic_name: str) -> None:
         text = str(caught.value)
         assert "7.6 MiB" in text and "at most 256.0 KiB" in text and "capacity 1.0 MiB" in text
         topic.unlink()
+
+
+@pytest.mark.parametrize("folder", ["/" + "a" * 5000, "/tmp/" + "b" * 300, "c/" * 2100])
+def test_a_folder_whose_path_is_too_long_is_told(
+    run_python: Callable[..., Any], folder: str
+) -> None:
+    done = run_python(
+        """
+        import errno, shmflow
+        for options in ({}, {"capacity": 5000}):
+            try:
+                shmflow.Topic("a", "w", **options).write(1)
+            except OSError as error:
+                assert type(error) is OSError and error.errno == errno.ENAMETOOLONG, repr(error)
+                print(error)
+        """,
+        env={"SHMFLOW_DIR": folder},
+    )
+    told = done.stdout.splitlines()
+    assert len(told) == 2
+    assert all(f"SHMFLOW_DIR has {len(folder)} bytes" in text for text in told)
+
+
+def test_a_relative_folder_below_one_that_was_removed_is_told(
+    run_python: Callable[..., Any], tmp_path: Path
+) -> None:
+    done = run_python(
+        f"""
+        import os, shmflow
+        os.mkdir({str(tmp_path / "gone")!r})
+        os.chdir({str(tmp_path / "gone")!r})
+        os.rmdir({str(tmp_path / "gone")!r})
+        try:
+            shmflow.Topic("a")
+        except FileNotFoundError as error:
+            print(error)
+        """,
+        env={"SHMFLOW_DIR": "topics"},
+    )
+    assert "SHMFLOW_DIR is 'topics'" in done.stdout and "starts with '/'" in done.stdout
