@@ -422,8 +422,9 @@ def restore(
     permissions: int,
     lossless: bool,
     group: str | None,
+    standing: tuple[bytes, int, bool],
 ) -> Topic:
-    """Unpickles a Topic: attaches by name, never creates.
+    """Unpickles a Topic: attaches by name, never creates, reads on where the pickled one stood.
 
     A topic that it was attached to must still be the one of that name: `TopicNotFound` otherwise.
     """
@@ -436,7 +437,9 @@ def restore(
             raise errors.TopicNotFound(
                 errno.ENOENT, f"topic {name!r}, which this was pickled from: {what}", path_of(name)
             )
-    return _core.Topic(
+    topic = _core.Topic.__new__(_core.Topic)
+    topic._stand(*standing)
+    topic.__init__(  # type: ignore[misc]
         name,
         mode,
         start=start,
@@ -447,3 +450,4 @@ def restore(
         lossless=bool(lossless),
         group=group,
     )
+    return topic

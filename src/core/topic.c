@@ -43,6 +43,25 @@ sf_topic_init(struct sf_topic *topic, const char *name, const struct sf_options 
 }
 
 void
+sf_topic_stand(struct sf_topic *topic, const struct sf_standing *at)
+{
+    topic->subscribed_late = at->late;
+    topic->cursor = at->cursor;
+    topic->generation = at->cursor != 0; /* the one that it stands in counts */
+    memcpy(topic->last_identity, at->identity, sizeof at->identity);
+}
+
+void
+sf_topic_standing(const struct sf_topic *topic, struct sf_standing *at)
+{
+    *at = (struct sf_standing){.late = topic->subscribed_late, .cursor = topic->cursor};
+    if (topic->att && topic->has_joined) {
+        at->cursor = sf_load_relaxed(topic->att->cursor); /* a moment's */
+    }
+    memcpy(at->identity, topic->last_identity, sizeof at->identity);
+}
+
+void
 sf_topic_fini(struct sf_topic *topic)
 {
     sf_topic_close(topic);
@@ -152,6 +171,13 @@ may_write(const struct sf_topic *topic)
     return topic->options.mode == SF_MODE_RW || topic->options.mode == SF_MODE_W;
 }
 
+bool
+sf_topic_keeps(const struct sf_topic *topic)
+{
+    return topic->options.mode != SF_MODE_W &&
+           (topic->options.lossless || topic->options.group[0] != 0);
+}
+
 static enum sf_attach_as
 attach_as(const struct sf_topic *topic)
 {
@@ -243,7 +269,8 @@ attach_to(struct sf_topic *topic)
     /* Acquire: with the end's setter. */
     topic->was_ended = (sf_load_acquire(&att->ring.header->ended) & SF_SHUTDOWN) != 0;
     topic->cursor = same ? topic->cursor : 0;
-    if (topic->options.mode != SF_MODE_W && (topic->is_reader || !may_write(topic))) {
+    bool reads = topic->is_reader || !may_write(topic) || sf_topic_keeps(topic);
+    if (topic->options.mode != SF_MODE_W && reads) {
         status = join(topic);
     }
     else if (topic->options.start == SF_NEW && topic->cursor == 0 && topic->generation == 1) {

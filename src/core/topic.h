@@ -59,6 +59,18 @@ struct sf_topic {
 /* Takes copies of name; finds no segment yet. SF_BAD_NAME, -ENOMEM. */
 int sf_topic_init(struct sf_topic *topic, const char *name, const struct sf_options *options);
 void sf_topic_fini(struct sf_topic *topic);
+/* Where a Topic stands, for another process to stand there as well: in a generation, before message
+ * `cursor`; 0: nowhere yet. late: it subscribed before there was a topic. */
+struct sf_standing {
+    uint8_t identity[16];
+    uint64_t cursor;
+    bool late;
+};
+void sf_topic_standing(const struct sf_topic *topic, struct sf_standing *at);
+/* Right after init: the first attachment goes on there, if it is to that generation. */
+void sf_topic_stand(struct sf_topic *topic, const struct sf_standing *at);
+/* Does it read in a way that keeps messages for it? Then it joins as soon as it is attached. */
+bool sf_topic_keeps(const struct sf_topic *topic);
 /* Must be called first in every call: SF_CLOSED; in a forked child it leaves the parent's. */
 int sf_topic_enter(struct sf_topic *topic);
 /* Attaches as a reader (or monitor) if the topic is there, and joins. SF_NOT_FOUND: wait and ask again.

@@ -54,6 +54,8 @@ typedef struct {
     struct sf_topic t;
     struct sf_state *state; /* of the type's module, which the type keeps alive */
     bool open; /* t is initialised */
+    bool stands; /* it will be, and begin at `standing`: unpickled */
+    struct sf_standing standing;
     bool warned_copy, warned_wait;
     struct sf_last_dtypes last;
     uint64_t copied; /* messages that read() copied, over all generations */

@@ -53,6 +53,24 @@ create_segment(struct sf_state *state, TopicObject *self, const struct sf_params
     return -1;
 }
 
+/* Who writes and reads so that messages are kept for it has joined before it writes, or else its first
+ * messages could be gone before its first read. 1, 0: the generation went meanwhile, -1. */
+static int
+join_to_keep(struct sf_state *state, TopicObject *self)
+{
+    struct sf_topic *t = &self->t;
+    if (t->has_joined || !sf_topic_keeps(t)) {
+        return 1;
+    }
+    /* One slice; behind a frozen writer the next write asks again, and so does a read. */
+    struct sf_deadline patience = {.until_ns = os_now_ns() + SF_SLICE_NS};
+    if (sf_wait_to_join(state, self, &patience) < 0) {
+        return -1;
+    }
+    t->has_written = t->has_written && t->has_joined;
+    return t->att != NULL;
+}
+
 int
 sf_topic_open_writer(struct sf_state *state, TopicObject *self, uint64_t len)
 {
@@ -63,7 +81,11 @@ sf_topic_open_writer(struct sf_state *state, TopicObject *self, uint64_t len)
         int status = sf_topic_enter(t); /* as in topic_write.c: find_generation */
         status = status == 0 ? sf_topic_to_write(t, len, &make) : status;
         if (status == 0) {
-            return 0;
+            status = join_to_keep(state, self);
+            if (status != 0) {
+                return status < 0 ? -1 : 0;
+            }
+            continue;
         }
         if (status == SF_RACE) {
             (void)os_sleep_until(os_now_ns() + 1000000);

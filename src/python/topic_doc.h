@@ -268,6 +268,8 @@ PyDoc_STRVAR(
 PyDoc_STRVAR(
     reduce_doc,
     "__reduce__($self, /)\n--\n\n"
-    "Pickles as name, mode, identity and reader options. Unpickling attaches, never creates.");
+    "Pickles as name, mode, identity, reader options and where it stands. Unpickling attaches, "
+    "never\n"
+    "creates; the copy reads on where this one stood when it was pickled, as in a forked child.");
 
 #endif

@@ -131,6 +131,29 @@ lag_of(const struct sf_attachment *att, uint64_t cursor)
     return cursor != 0 && head >= cursor ? head - cursor + 1 : 0;
 }
 
+/* Of a reader, also one that is between two attachments: in a forked child, or since its generation
+ * was removed. May set an exception, as sf_topic_ask. */
+static uint64_t
+own_lag(TopicObject *self)
+{
+    struct sf_topic *t = &self->t;
+    if (!t->is_reader || (t->att && !t->has_joined)) {
+        return 0;
+    }
+    if (t->att) {
+        return lag_of(t->att, sf_load_relaxed(t->att->cursor)); /* told to people */
+    }
+    struct sf_attachment *att = sf_topic_ask(self);
+    if (!att) {
+        return 0;
+    }
+    /* In another generation everything came after us. */
+    bool same = memcmp(att->identity, t->last_identity, sizeof att->identity) == 0;
+    uint64_t lag = lag_of(att, same ? t->cursor : 1);
+    sf_attachment_unref(att);
+    return lag;
+}
+
 PyObject *
 sf_topic_stats_method(PyObject *op, PyObject *Py_UNUSED(unused))
 {
@@ -139,9 +162,9 @@ sf_topic_stats_method(PyObject *op, PyObject *Py_UNUSED(unused))
     struct sf_totals t;
     int status = sf_topic_enter(&self->t);
     sf_topic_totals(&self->t, &t);
-    uint64_t lag = 0;
-    if (status == 0 && self->t.att && self->t.has_joined) {
-        lag = lag_of(self->t.att, sf_load_relaxed(self->t.att->cursor)); /* told to people */
+    uint64_t lag = status == 0 ? own_lag(self) : 0;
+    if (PyErr_Occurred()) {
+        return NULL;
     }
     uint64_t read = self->t.options.mode == SF_MODE_MONITOR ? self->copied : t.read;
     PyObject *items[] = {

@@ -397,9 +397,11 @@ int
 sf_topic_open_reader(struct sf_state *state, TopicObject *self)
 {
     struct sf_topic *t = &self->t;
-    int status = t->options.mode == SF_MODE_R || t->options.mode == SF_MODE_MONITOR
-                     ? sf_topic_to_read(t)
-                     : SF_NOT_FOUND;
+    bool writes = t->options.mode == SF_MODE_RW || t->options.mode == SF_MODE_W;
+    int status = !writes || sf_topic_keeps(t) ? sf_topic_to_read(t) : SF_NOT_FOUND;
+    if (status == SF_MISMATCH && writes) {
+        return 0; /* an idle one is replaced by the first write; else that raises */
+    }
     if (status == SF_NOT_FOUND && t->options.create != 0) {
         return 0; /* it may come later */
     }

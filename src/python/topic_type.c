@@ -40,6 +40,9 @@ open_now(struct sf_state *state, TopicObject *self, bool now)
         }
         /* It has written nothing yet: the role is told with the first message. */
         sf_clear_roles(t->att);
+        if (t->has_joined) {
+            sf_add_role(t->att, SF_ROLE_READER);
+        }
         t->has_written = false;
         return 0;
     }
@@ -88,6 +91,9 @@ topic_init(PyObject *op, PyObject *args, PyObject *kwargs)
     }
     if (status < 0) {
         return sf_raise_unopened(state, name, status);
+    }
+    if (self->stands) {
+        sf_topic_stand(&self->t, &self->standing);
     }
     self->open = true;
     if (open_now(state, self, now) < 0) {
@@ -173,6 +179,28 @@ topic_dealloc(PyObject *op)
 
 /* ---- pickling and repr ---- */
 
+/* _stand(identity, cursor, late), before __init__: as sf_topic_stand. */
+static PyObject *
+topic_stand(PyObject *op, PyObject *args)
+{
+    TopicObject *self = (TopicObject *)op;
+    const char *identity;
+    Py_ssize_t len;
+    unsigned long long cursor;
+    int late;
+    if (!PyArg_ParseTuple(args, "y#Kp:_stand", &identity, &len, &cursor, &late)) {
+        return NULL;
+    }
+    if (len != sizeof self->standing.identity) {
+        PyErr_SetString(PyExc_ValueError, "identity must have 16 bytes");
+        return NULL;
+    }
+    self->standing = (struct sf_standing){.cursor = cursor, .late = late};
+    memcpy(self->standing.identity, identity, sizeof self->standing.identity);
+    self->stands = true;
+    Py_RETURN_NONE;
+}
+
 static PyObject *
 topic_reduce(PyObject *op, PyObject *Py_UNUSED(unused))
 {
@@ -198,10 +226,14 @@ topic_reduce(PyObject *op, PyObject *Py_UNUSED(unused))
         Py_DECREF(restore);
         return NULL;
     }
-    return Py_BuildValue("N(ssNsKLIiz)", restore, t->name, sf_mode_names[t->options.mode], identity,
-                         sf_start_names[t->options.start], (unsigned long long)t->options.max_held,
-                         (long long)t->options.spin_ns, t->options.permissions,
-                         (int)t->options.lossless, t->options.group[0] ? t->options.group : NULL);
+    struct sf_standing at;
+    sf_topic_standing(t, &at);
+    return Py_BuildValue(
+        "N(ssNsKLIiz(y#Ki))", restore, t->name, sf_mode_names[t->options.mode], identity,
+        sf_start_names[t->options.start], (unsigned long long)t->options.max_held,
+        (long long)t->options.spin_ns, t->options.permissions, (int)t->options.lossless,
+        t->options.group[0] ? t->options.group : NULL, at.identity, (Py_ssize_t)sizeof at.identity,
+        (unsigned long long)at.cursor, (int)at.late);
 }
 
 static PyObject *
@@ -279,6 +311,7 @@ SF_GUARD_ARGS(sf_topic_blocks_method, op);
 SF_GUARD_ARGS(topic_enter, op);
 SF_GUARD_ARGS(topic_exit, op);
 SF_GUARD_ARGS(topic_reduce, op);
+SF_GUARD_ARGS(topic_stand, op);
 SF_GUARD_INIT(topic_init, op);
 SF_GUARD_UNARY(topic_repr, op);
 SF_GUARD_UNARY(topic_iter, op);
@@ -316,6 +349,7 @@ static PyMethodDef topic_methods[] = {
      PyDoc_STR("__enter__($self, /)\n--\n\nThis Topic.")},
     {"__exit__", SF_GUARDED(topic_exit), METH_VARARGS,
      PyDoc_STR("__exit__($self, /, *exc)\n--\n\nclose().")},
+    {"_stand", SF_GUARDED(topic_stand), METH_VARARGS, NULL},
     {"__reduce__", SF_GUARDED(topic_reduce), METH_NOARGS, reduce_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -6,6 +6,7 @@ Owns: the policy as one process sees it. Does not own: deaths (tests/crash), gro
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -315,3 +316,41 @@ def test_shutdown_wakes_a_writer_that_waits_and_the_reader_drains(
         with pytest.raises(shmflow.Closed):
             waiting.outcome()
         assert [int(a) for a in reader] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("create", [{}, {"capacity": "64 KiB"}], ids=["later", "now"])
+@pytest.mark.parametrize("policy", [{"lossless": True}, {"group": "g", "lossless": True}])
+def test_one_that_writes_too_keeps_what_comes_from_its_opening_on(
+    topic_name: str, policy: dict[str, Any], create: dict[str, Any]
+) -> None:
+    with shmflow.Topic(topic_name, depth=2, **create, **policy) as topic:
+        with shmflow.Topic(topic_name, "w", depth=2, **create) as writer:
+            if not create:
+                topic.write(0)  # made here
+                assert topic.read(0) == 0
+            for i in range(2):
+                writer.write(i, timeout=0)
+            with pytest.raises(shmflow.Full):
+                writer.write(2, timeout=0)
+            with pytest.raises(shmflow.Full, match="only this Topic itself"):
+                topic.write(2, timeout=0)
+        assert [int(topic.read(0)) for _ in range(2)] == [0, 1]
+        assert topic.lost == 0
+        topic.unlink()
+
+
+@pytest.mark.parametrize("policy", [{"lossless": True}, {"group": "g", "lossless": True}])
+def test_one_that_writes_too_joins_a_topic_that_is_there(
+    writer: shmflow.Topic, policy: dict[str, Any]
+) -> None:
+    with shmflow.Topic(writer.name, **policy) as topic:
+        (me,) = [p for p in topic.participants() if p.lossless]
+        assert me.pid == os.getpid()
+        for i in range(writer.depth or 0):
+            writer.write(i, timeout=0)
+        with pytest.raises(shmflow.Full):
+            writer.write(-1, timeout=0)
+        assert [int(topic.read(0)) for _ in range(writer.depth or 0)] == list(
+            range(writer.depth or 0)
+        )
+        assert topic.lost == 0

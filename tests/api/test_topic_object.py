@@ -57,6 +57,62 @@ def test_pickle_keeps_the_reader_options(topic_name: str) -> None:
         topic.unlink()
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("start", ["oldest", "latest", "new"])
+def test_a_topic_goes_on_where_it_stood_in_every_kind_of_process(
+    topic_name: str, method: str, start: Any
+) -> None:
+    context = multiprocessing.get_context(method)
+    with (
+        shmflow.Topic(topic_name, "w", capacity="1 MiB") as writer,
+        shmflow.Topic(topic_name + "/back", capacity="64 KiB") as back,
+    ):
+        writer.write_many(range(100, 103))
+        with shmflow.Topic(topic_name, "r", start=start) as reader:
+            writer.write_many(range(6))
+            read = int(reader.read_many(3)[-1])
+            left = list(range(read + 1 if read < 100 else 0, 6))
+            process = context.Process(target=pickled.tell_all, args=(reader,))
+            process.start()
+            assert back.read(timeout=60).tolist() == [len(left), *left]
+            assert reader.stats().lag == len(left)  # one's own reading is another's
+            process.join(20)
+            assert process.exitcode == 0
+            process.close()
+        writer.unlink()
+        back.unlink()
+
+
+def test_a_subscriber_to_a_name_misses_nothing_when_pickled(topic_name: str) -> None:
+    with shmflow.Topic(topic_name, "r", start="new") as early:
+        assert early.read(0, default=None) is None
+        packed = pickle.dumps(early)
+        with shmflow.Topic(topic_name, "w") as writer:
+            writer.write_many(range(3))
+            with pickle.loads(packed) as twin:
+                for reader in (early, twin):
+                    assert [int(a) for a in reader.read_many(3)] == [0, 1, 2]
+            writer.unlink()
+
+
+def test_a_place_in_another_generation_is_not_gone_on_from(topic_name: str) -> None:
+    with shmflow.Topic(topic_name, "w") as writer:
+        writer.write_many(range(5))
+        with shmflow.Topic(topic_name, "r") as reader:
+            reader.read_many(4)
+            standing = reader.__reduce__()[1][-1]
+            writer.unlink()
+            writer.write_many(range(3))
+            twin = shmflow.Topic.__new__(shmflow.Topic)
+            twin._stand(*standing)
+            twin.__init__(topic_name, "r")  # type: ignore[misc]
+            with twin:
+                assert [int(a) for a in twin.read_many(5)] == [0, 1, 2]
+                with pytest.raises(ValueError, match="16 bytes"):
+                    twin._stand(b"", 1, False)
+        writer.unlink()
+
+
 def test_unpickling_never_creates(topic_name: str) -> None:
     for mode in ("rw", "r", "w", "monitor"):
         with shmflow.Topic(topic_name, mode) as topic:
