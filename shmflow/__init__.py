@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         TopicExists,
         TopicMismatch,
         TopicNotFound,
+        UnsupportedFileSystem,
         WrongMode,
     )
     from shmflow._sync import Sync, sync
@@ -61,6 +62,7 @@ _HOMES = {
         "TopicExists",
         "TopicMismatch",
         "TopicNotFound",
+        "UnsupportedFileSystem",
         "WrongMode",
     ),
     "_sync": ("Sync", "sync"),
@@ -89,6 +91,7 @@ __all__ = [
     "TopicInfo",
     "TopicMismatch",
     "TopicNotFound",
+    "UnsupportedFileSystem",
     "WrongMode",
     "__version__",
     "clean",

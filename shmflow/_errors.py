@@ -79,6 +79,10 @@ class NoSpace(Error, OSError):
     """Shared memory, or the memory cgroup, has not enough room for the topic."""
 
 
+class UnsupportedFileSystem(Error, OSError):
+    """Topics cannot lie in this folder: its file system lacks what they stand on."""
+
+
 class WrongMode(Error, io.UnsupportedOperation):
     """The Topic was opened in a mode that does not admit this call."""
 

@@ -15,6 +15,32 @@ def folder() -> str:
     return os.path.abspath(os.environ.get("SHMFLOW_DIR") or "/dev/shm")
 
 
+def mount_of(path: str, mountinfo: str | None = None) -> tuple[str, str, str]:
+    """The mount that a path lies on: its folder, type and options; '' each where unknown."""
+    if mountinfo is None:
+        try:
+            with open("/proc/self/mountinfo", errors="replace") as file:
+                mountinfo = file.read()
+        except OSError:
+            return "", "", ""
+    best, kind, options = "", "", ""
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        fields, details = left.split(), right.split()
+        if len(fields) < 6 or len(details) < 3:
+            continue
+        point = fields[4].replace("\\040", " ")
+        inside = path == point or path.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind, options = point, details[0], f"{fields[5]},{details[2]}"
+    return best, kind, options
+
+
+def file_system(path: str) -> str:
+    """'overlay': the type of the file system that a path lies on."""
+    return mount_of(os.path.realpath(path))[1] or "a file system of unknown type"
+
+
 def no_folder() -> str:
     """That the folder is not there, or ''."""
     there = os.path.isdir(folder())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from shmflow import _errors as errors
 from shmflow._names import bad_name as bad_name  # the core asks for it here
-from shmflow._names import folder, format_size, nearest, path_of
+from shmflow._names import file_system, folder, format_size, nearest, path_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,8 +30,17 @@ HEADER_RUNGS = {
     "SF_ENDIAN": "it was made on a machine of the other byte order",
     "SF_BAD_HEADER": "its header contradicts itself",
     "SF_TRUNCATED": "it does not have the length that its header tells",
+    "SF_SPARSE": "it has holes, as a copy has, and a hole may find no memory when it is used",
     "SF_CORRUPT": "its tables contradict each other",
     "SF_BAD_MESSAGE": "a message in it is described in an impossible way",
+}
+
+# What a file system cannot do, tried on a file of it.
+FILE_SYSTEM_LACKS = {
+    "SF_FS_LOCKS": "the lock that tells the living from the dead ends there with the descriptor",
+    "SF_FS_SHARING": "it does not share memory between processes",
+    "SF_FS_RESERVE": "it cannot reserve memory",
+    "SF_FS_FUTEX": "nobody can be woken through a file of it",
 }
 
 # What the path of a topic belongs to: the exception, and its errno.
@@ -46,6 +55,7 @@ REFUSALS: dict[str, tuple[type[OSError], int]] = {
     "SF_NO_SLOT": (errors.NoSlot, errno.EUSERS),
     "SF_NO_CGROUP": (errors.NoSpace, errno.ENOMEM),
     "SF_FORMAT": (errors.CorruptTopic, errno.EINVAL),
+    **dict.fromkeys(FILE_SYSTEM_LACKS, (errors.UnsupportedFileSystem, errno.EOPNOTSUPP)),
     **dict.fromkeys(HEADER_RUNGS, (errors.CorruptTopic, errno.EINVAL)),
 }
 
@@ -318,6 +328,13 @@ def _refusal(status: str, topic: Topic, details: dict[str, Any]) -> str:
                 "them, or let one end"
             )
         case "SF_DENIED":
+            with contextlib.suppress(OSError):
+                if os.statvfs(folder()).f_flag & os.ST_RDONLY:
+                    return (
+                        f"{folder()} is mounted read-only, and a topic is written to by all who "
+                        "take part in it, readers too; mount it writable, or watch what is there "
+                        f"with mode 'monitor' ({path})"
+                    )
             return (
                 f"no permission for {path}{_permissions(path)}; the owner may open the topic "
                 "with permissions=0o660 (all of a group) or 0o644 (others: mode 'monitor')"
@@ -344,9 +361,20 @@ def _refusal(status: str, topic: Topic, details: dict[str, Any]) -> str:
                 f"{path} was made by another version of shmflow; restart its writers with this "
                 f"one, or remove it: shmflow.unlink({name!r})"
             )
+    if status in FILE_SYSTEM_LACKS:
+        return unsupported(status)
     return (
         f"{path} is not a usable topic: {HEADER_RUNGS[status]}; remove it if nobody "
         f"needs it: shmflow.unlink({name!r})"
+    )
+
+
+def unsupported(status: str) -> str:
+    """Why no topic can lie in the folder."""
+    return (
+        f"topics cannot lie in {folder()} ({file_system(folder())}): {FILE_SYSTEM_LACKS[status]}; "
+        "take a folder of tmpfs: leave SHMFLOW_DIR out for /dev/shm, or mount one (in Docker: "
+        "--tmpfs, or a volume)"
     )
 
 

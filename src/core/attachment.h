@@ -126,6 +126,18 @@ bool sf_attachment_has_gone(struct sf_attachment *att);
 int sf_segment_peek(const char *path, struct sf_layout *layout, struct os_file_info *info,
                     uint8_t identity[16]);
 
+/* ---- trial.c ---- */
+
+/* Can the file system of this new file carry topics? Its first page is zeros, and is again; `len`
+ * bytes were reserved. SF_FS_LOCKS, SF_FS_SHARING, SF_FS_RESERVE, SF_FS_FUTEX: it cannot. */
+int sf_try_file(int fd, const char *dir, const char *tmp, uint64_t len);
+/* The same on a file that is made for it, and gone when this returns. */
+int sf_try_folder(const char *dir);
+/* Is the slot's byte, which its owner has locked, seen locked through this description? SF_FS_LOCKS. */
+int sf_try_life(int fd, uint32_t slot);
+/* Can be slept on the word? SF_FS_FUTEX. */
+int sf_try_futex(_Atomic uint32_t *word);
+
 /* ---- participants.c ---- */
 
 int sf_slot_take(struct sf_attachment *att, int lock_fd);

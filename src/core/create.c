@@ -122,6 +122,9 @@ reserve(int fd, const char *dir, uint64_t file_len, int (*between)(void *), void
              * would never end. */
             step /= 2;
         }
+        if (status == -EOPNOTSUPP) {
+            return SF_FS_RESERVE;
+        }
         if (status == 0 || status == -EINTR) {
             status = between ? between(context) : 0;
             status = status == 0 && !is_same(epoch) ? SF_RACE : status; /* G7 */
@@ -191,6 +194,9 @@ sf_segment_create(const char *path, const struct sf_params *params, uint32_t per
     if (!is_same(epoch)) {
         (void)os_file_close(fd); /* G7 */
         return SF_RACE;
+    }
+    if (status == 0) {
+        status = sf_try_file(fd, dir, tmp, layout.file_len); /* J1 */
     }
     if (status == 0) {
         status = initialise(fd, &layout);

@@ -36,6 +36,11 @@ extern "C" {
 #define SHMFLOW_INTERRUPTED (-5020) /* a signal came */
 #define SHMFLOW_LAGGING (-5021)     /* a lossless reader has yet to read what would have to go */
 #define SHMFLOW_OWN_LAG (-5022)     /* as above, and it is this very topic object: read first */
+/* What the folder's file system lacks, so that no topic can lie there: */
+#define SHMFLOW_FS_LOCKS (-5031)   /* locks that a mapping keeps (overlayfs) */
+#define SHMFLOW_FS_SHARING (-5032) /* memory that processes share */
+#define SHMFLOW_FS_RESERVE (-5033) /* memory that is reserved (ramfs, some of FUSE) */
+#define SHMFLOW_FS_FUTEX (-5034)   /* files to sleep on */
 
 struct shmflow_topic; /* opaque */
 

@@ -44,6 +44,10 @@
     X(SF_NO_GROUP, -5024, "every group is in use")                                                 \
     X(SF_GROUP_POLICY, -5025, "the group's members have joined with another policy")               \
     X(SF_NOT_RETAINED, -5026, "no such message is retained")                                       \
+    X(SF_FS_LOCKS, -5031, "its file system drops a lock while a mapping of the file lives")        \
+    X(SF_FS_SHARING, -5032, "its file system shares no memory between processes")                  \
+    X(SF_FS_RESERVE, -5033, "its file system reserves no memory")                                  \
+    X(SF_FS_FUTEX, -5034, "nobody can be woken through a file of its file system")                 \
     X(SF_NOT_A_FILE, -5101, "it is not a regular file")                                            \
     X(SF_SHORT, -5102, "the file is shorter than a topic's header")                                \
     X(SF_FOREIGN, -5103, "it does not start with shmflow's magic number")                          \
@@ -52,7 +56,8 @@
     X(SF_BAD_HEADER, -5106, "its header contradicts itself")                                       \
     X(SF_TRUNCATED, -5107, "the file does not have the length its header tells")                   \
     X(SF_CORRUPT, -5108, "its tables contradict each other")                                       \
-    X(SF_BAD_MESSAGE, -5109, "a message's description is out of range")
+    X(SF_BAD_MESSAGE, -5109, "a message's description is out of range")                            \
+    X(SF_SPARSE, -5110, "the file has holes: it is a copy, or its memory was never reserved")
 
 enum sf_status {
 #define SF_AS_ENUM(name, value, text) name = value,

@@ -50,6 +50,7 @@ fill_info(const struct stat *st, struct os_file_info *info)
     info->ino = (uint64_t)st->st_ino;
     info->size = (uint64_t)st->st_size;
     info->nlink = (uint64_t)st->st_nlink;
+    info->allocated = (uint64_t)st->st_blocks * 512; /* of that unit, whatever st_blksize says */
     info->uid = (uint32_t)st->st_uid;
     info->mode = (uint32_t)(st->st_mode & 07777);
     info->is_regular = S_ISREG(st->st_mode);
@@ -85,14 +86,41 @@ join(char *out, size_t len, const char *dir, const char *name)
     return n < 0 || (size_t)n >= len ? -ENAMETOOLONG : 0;
 }
 
-int
-os_file_create(const char *dir, uint32_t permissions, char tmp[64])
+enum { FD_PATH_LEN = 64 };
+
+/* What the file of a descriptor is called where it has no name. */
+static void
+name_by_proc(int fd, char path[FD_PATH_LEN])
 {
-    tmp[0] = 0;
+    snprintf(path, FD_PATH_LEN, "/proc/self/fd/%d", fd);
+}
+
+/* An unnamed file, if it can be given a name later: there are sandboxes without /proc. */
+static int
+create_unnamed(const char *dir)
+{
     int fd;
     do {
         fd = OS_CALL(-1, open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
     } while (fd < 0 && errno == EINTR);
+    if (fd >= 0) {
+        char path[FD_PATH_LEN];
+        struct os_file_info info;
+        name_by_proc(fd, path);
+        if (os_path_info(path, &info) < 0) {
+            (void)os_file_close(fd);
+            errno = EOPNOTSUPP;
+            return -1;
+        }
+    }
+    return fd;
+}
+
+int
+os_file_create(const char *dir, uint32_t permissions, char tmp[64])
+{
+    tmp[0] = 0;
+    int fd = create_unnamed(dir);
     if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL)) {
         char path[4096];
         uint64_t random[2];
@@ -120,6 +148,27 @@ os_file_create(const char *dir, uint32_t permissions, char tmp[64])
         return status;
     }
     return fd;
+}
+
+int
+os_file_open_again(int fd, const char *dir, const char *tmp)
+{
+    char path[4096];
+    int status = 0;
+    if (tmp[0]) {
+        status = join(path, sizeof path, dir, tmp);
+    }
+    else {
+        name_by_proc(fd, path);
+    }
+    if (status < 0) {
+        return status;
+    }
+    int again;
+    do {
+        again = OS_CALL(-1, open(path, O_RDWR | O_CLOEXEC)); /* a link of /proc is to be followed */
+    } while (again < 0 && errno == EINTR);
+    return again < 0 ? -errno : again;
 }
 
 int
@@ -166,20 +215,8 @@ os_file_publish(int fd, const char *dir, const char *tmp, const char *path)
         (void)OS_CALL(-1, unlink(from));
         return 0;
     }
-    snprintf(from, sizeof from, "/proc/self/fd/%d", fd);
-    if (OS_CALL(-1, linkat(AT_FDCWD, from, AT_FDCWD, path, AT_SYMLINK_FOLLOW)) == 0) {
-        return 0;
-    }
-    int why = errno;
-    if (why == EEXIST) {
-        return -EEXIST;
-    }
-    /* Without /proc: allowed to the file's owner since Linux 6.10, to root always. Who may not is
-     * told ENOENT, which says nothing of the name: then the first answer is the better one. */
-    if (OS_CALL(-1, linkat(fd, "", AT_FDCWD, path, AT_EMPTY_PATH)) == 0) {
-        return 0;
-    }
-    return errno == ENOENT ? -why : -errno;
+    name_by_proc(fd, from);
+    return OS_CALL(-1, linkat(AT_FDCWD, from, AT_FDCWD, path, AT_SYMLINK_FOLLOW)) < 0 ? -errno : 0;
 }
 
 void
@@ -207,6 +244,9 @@ os_space(const char *path, uint64_t *free_len, uint64_t *total_len)
     }
     *free_len = (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize;
     *total_len = (uint64_t)fs.f_blocks * (uint64_t)fs.f_bsize;
+    if (*total_len == 0) {
+        *free_len = UINT64_MAX; /* ramfs tells nothing, and a tmpfs of size=0 has no limit */
+    }
     return 0;
 }
 

@@ -28,6 +28,7 @@
 
 struct os_file_info {
     uint64_t dev, ino, size, nlink;
+    uint64_t allocated; /* bytes that it really has; fewer than size where there are holes */
     uint32_t uid, mode; /* mode: permission bits only */
     bool is_regular;
 };
@@ -39,9 +40,11 @@ int os_file_info(int fd, struct os_file_info *info);
 /* Like os_file_info for a path; a symlink is reported as itself (not regular). */
 int os_path_info(const char *path, struct os_file_info *info);
 
-/* An empty file in `dir` that has no name yet; where the file system knows no O_TMPFILE it has a
- * temporary one, written to tmp (else tmp[0] is 0). `size` bytes of tmp are enough: 64. */
+/* An empty file in `dir` that has no name yet; where the file system knows no O_TMPFILE, or there is
+ * no /proc to name such a file by, it has a temporary one, written to tmp (else tmp[0] is 0). */
 int os_file_create(const char *dir, uint32_t permissions, char tmp[64]);
+/* Another description of that file. */
+int os_file_open_again(int fd, const char *dir, const char *tmp);
 int os_file_resize(int fd, uint64_t len);
 /* Reserves real memory for [off, off+len). -ENOSPC is an answer, -EINTR asks to come again. */
 int os_file_reserve(int fd, uint64_t off, uint64_t len);
@@ -56,7 +59,7 @@ int os_file_remove(const char *path);
 int os_may_remove(const char *path);
 /* The path from the root, for a later chdir; -ENAMETOOLONG. */
 int os_absolute(const char *path, char *out, size_t len);
-/* Free and total bytes of the file system that holds path. */
+/* Free and total bytes of the file system that holds path; UINT64_MAX and 0 where it has no limit. */
 int os_space(const char *path, uint64_t *free_len, uint64_t *total_len);
 /* Bytes that this process's memory cgroup still admits; UINT64_MAX where none limits. */
 uint64_t os_cgroup_room(void); /* cgroup.c */

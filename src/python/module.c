@@ -110,12 +110,26 @@ identity(PyObject *Py_UNUSED(module), PyObject *arg)
     return result;
 }
 
+/* The name of what a folder's file system cannot do; None where it can all, or it cannot be tried. */
+static PyObject *
+try_folder(PyObject *Py_UNUSED(module), PyObject *arg)
+{
+    const char *dir = PyUnicode_AsUTF8(arg);
+    if (!dir) {
+        return NULL;
+    }
+    int status = sf_try_folder(dir);
+    bool told = status < -4096; /* not the kernel's: those the other checks tell */
+    return told ? PyUnicode_FromString(sf_status_name(status)) : Py_NewRef(Py_None);
+}
+
 static PyMethodDef module_methods[] = {
     {"_at_exit", at_exit, METH_NOARGS, NULL},
     {"_remove", remove_topic, METH_VARARGS, NULL},
     {"_peek", peek, METH_VARARGS, NULL},
     {"_clean", clean_topic, METH_VARARGS, NULL},
     {"_identity", identity, METH_O, NULL},
+    {"_try_folder", try_folder, METH_O, NULL},
     {"wait", (PyCFunction)(void (*)(void))sf_wait_function, METH_FASTCALL | METH_KEYWORDS,
      sf_wait_doc},
     {NULL, NULL, 0, NULL},

@@ -57,7 +57,8 @@ PyDoc_STRVAR(
     "\n"
     "capacity (at least), max_message and depth are requirements: a live topic that differs is\n"
     "TopicMismatch; an idle one is replaced. Raises ValueError, TypeError for bad arguments,\n"
-    "TopicExists, TopicNotFound, TopicMismatch, CorruptTopic, NotAllowed, NoSlot, NoSpace.");
+    "TopicExists, TopicNotFound, TopicMismatch, CorruptTopic, NotAllowed, NoSlot, NoSpace,\n"
+    "UnsupportedFileSystem.");
 
 PyDoc_STRVAR(
     write_doc,

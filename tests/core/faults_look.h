@@ -275,6 +275,12 @@ tells(int status, int error)
         return status == SF_EXISTS || status == SF_RACE;
     case EINTR:
         return status == SF_INTERRUPTED;
+    case EOPNOTSUPP: /* of fallocate; of open: there is another way */
+        return status == SF_FS_RESERVE;
+    case ENODEV:
+        return status == SF_FS_SHARING;
+    case EINVAL:
+        return status == SF_FS_LOCKS;
     case EAGAIN: /* of a lock: somebody has it; of a sleep: the word has changed */
         return status == SF_NO_SLOT || status == SF_BUSY || status == SF_RACE ||
                status == SF_MISMATCH;
