@@ -104,13 +104,15 @@ def findings() -> Iterator[Finding]:
     yield checks.huge_pages(root, where)
     container = checks.container(root, os.environ, where)
     yield container
-    place = checks.location(root, where, bool(os.environ.get("SHMFLOW_DIR")))
+    refusal = doctor_trial.lack(where) if os.path.isdir(where) else ""
+    place = checks.location(root, where, bool(os.environ.get("SHMFLOW_DIR")), refusal)
     yield place
     if os.path.isdir(where):
         fs = os.statvfs(where)
         in_container = bool(checks.container_kind(root, os.environ))
+        mount = checks.mount_at(root, where)
         yield checks.space(
-            where, fs.f_blocks * fs.f_frsize, fs.f_bavail * fs.f_frsize, in_container
+            where, fs.f_blocks * fs.f_frsize, fs.f_bavail * fs.f_frsize, in_container, mount
         )
         yield checks.inodes(fs.f_files, fs.f_favail)
         yield topics.strangers(Path(where))

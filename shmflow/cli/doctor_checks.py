@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from shmflow._names import format_size
+from shmflow._names import format_size, mount_of
 
 MIB = 1 << 20
 DOCKER_SHM = 64 * MIB  # what Docker gives a container that asks for nothing
+SMALL = 64 * MIB  # in which a 1080p topic of the default size finds no room
 OLDEST_KERNEL, OFD_LOCKS = (5, 4), (3, 15)
 SLOW_CLOCKS = {"hpet", "acpi_pm", "jiffies", "refined-jiffies", "pit"}
 SLOW_CLOCK_NS = 500
@@ -110,13 +111,16 @@ def huge_pages(root: Path, folder: str) -> Finding:
     chosen = re.search(
         r"\[(\w+)\]", text(root, "/sys/kernel/mm/transparent_hugepage/shmem_enabled")
     )
-    mounted = re.search(r"\bhuge=(\w+)", mount_of(root, folder)[1])
+    point, kind, options = mount_at(root, folder)
+    if kind not in ("tmpfs", ""):
+        return Finding("huge pages", "OK", f"{folder} is no tmpfs, but {kind}")
+    mounted = re.search(r"\bhuge=(\w+)", options)
     if chosen and chosen[1] in ("deny", "force"):
         return Finding("huge pages", "OK", f"the kernel's shmem_enabled says: {chosen[1]}")
     if chosen is None:
         return Finding("huge pages", "OK", "the kernel has none for shared memory")
     if mounted is None or mounted[1] in ("never", "advise"):
-        todo = f"nothing to do; for large topics: mount -o remount,huge=within_size {folder}"
+        todo = f"nothing to do; for large topics: mount -o remount,huge=within_size {point}"
         return Finding("huge pages", "OK", f"{folder} has pages of 4 KiB", todo)
     return Finding("huge pages", "OK", f"{folder} is mounted with huge={mounted[1]}")
 
@@ -124,31 +128,28 @@ def huge_pages(root: Path, folder: str) -> Finding:
 # ---- where topics lie ----------------------------------------------------------------------------
 
 
-def mount_of(root: Path, folder: str) -> tuple[str, str]:
-    """The type and the options of the file system that a folder is on; '' if unknown."""
-    best, kind, options = "", "", ""
-    for line in text(root, "/proc/self/mountinfo").splitlines():
-        left, _, right = line.partition(" - ")
-        fields, details = left.split(), right.split()
-        if len(fields) < 5 or len(details) < 3:
-            continue
-        point = fields[4].replace("\\040", " ")
-        inside = folder == point or folder.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):
-            best, kind, options = point, details[0], details[2]
-    return kind, options
+def mount_at(root: Path, folder: str) -> tuple[str, str, str]:
+    """Where the file system is mounted that a folder is on, its type and options; '' if unknown."""
+    return mount_of(os.path.realpath(folder), text(root, "/proc/self/mountinfo"))
 
 
-def location(root: Path, folder: str, chosen: bool) -> Finding:
-    """Where topics lie, and whether that is memory. `chosen`: by SHMFLOW_DIR."""
+def location(root: Path, folder: str, chosen: bool, refusal: str = "") -> Finding:
+    """Where topics lie, and whether that is memory. `chosen`: by SHMFLOW_DIR; `refusal`: what a
+    trial file there could not do."""
     where = f"{folder} (SHMFLOW_DIR)" if chosen else folder
     if not os.path.isdir(folder):
         todo = "make it, or unset SHMFLOW_DIR" if chosen else "mount -t tmpfs tmpfs /dev/shm"
         return Finding("folder", "bad", f"{where} is not there", todo)
+    point, kind, options = mount_at(root, folder)
+    found = f"{where}, {kind or 'file system unknown'}"
+    if "ro" in options.split(","):
+        todo = f"mount -o remount,rw {point}; until then topics there can be watched, no more"
+        return Finding("folder", "bad", f"{found}, mounted read-only", todo)
     if not os.access(folder, os.W_OK | os.X_OK):
         return Finding("folder", "bad", f"{where} cannot be written", "chmod 1777, as its owner")
-    kind = mount_of(root, folder)[0]
-    found = f"{where}, {kind or 'file system unknown'}"
+    if refusal:
+        todo = "leave SHMFLOW_DIR out for /dev/shm, or take another folder of tmpfs"
+        return Finding("folder", "bad", f"{found}: {refusal}", todo)
     if kind in REMOTE or kind.startswith("fuse"):
         todo = "memory of such a file system is not shared reliably: take one of tmpfs"
         return Finding("folder", "bad", found, todo)
@@ -161,8 +162,13 @@ def location(root: Path, folder: str, chosen: bool) -> Finding:
     return Finding("folder", "OK", found)
 
 
-def space(folder: str, total: int, free: int, container: bool) -> Finding:
-    """Bytes: in all, and free to this user."""
+def space(
+    folder: str, total: int, free: int, container: bool, mount: tuple[str, str, str]
+) -> Finding:
+    """Bytes: in all, and free to this user. `mount`: as mount_at has it."""
+    point, kind, _ = mount
+    if total == 0:
+        return Finding("space", "OK", "not limited")
     found = (
         f"{format_size(total)} in all, {format_size(max(0, total - free))} used, "
         f"{format_size(free)} free"
@@ -171,13 +177,16 @@ def space(folder: str, total: int, free: int, container: bool) -> Finding:
         "start the container with --shm-size=1g, or --ipc=host (Kubernetes: an emptyDir of medium "
         f"Memory at {folder})"
         if container
-        else f"mount -o remount,size=8g {folder}"
+        else f"mount -o remount,size=8g {point}"
+        if kind in ("tmpfs", "")
+        else f"{point}, which is {kind}"
     )
     if free < 2 * MIB:
         todo = f"remove topics (shmflow rm --idle) or enlarge it: {larger}"
         return Finding("space", "bad", f"{found}: no topic fits", todo)
-    if total <= DOCKER_SHM:
-        return Finding("space", "look", f"{found}: as Docker has it by default", larger)
+    if total <= SMALL:
+        default = ": as Docker has it by default" if container and total == DOCKER_SHM else ""
+        return Finding("space", "look", f"{found}{default}", larger)
     if free < total // 10:
         todo = f"remove topics (shmflow rm --idle) or enlarge it: {larger}"
         return Finding("space", "look", found, todo)
@@ -206,8 +215,8 @@ def limits(root: Path) -> list[Finding]:
         if match:
             table[match[1]] = match[2], match[3]
     soft, hard = table.get("Max open files", ("unlimited", "unlimited"))
-    found = f"{soft} open files (at most {hard}); a Topic takes two or three"
-    if soft.isdigit() and int(soft) < 256:
+    found = f"{soft} open files (at most {hard}); a Topic keeps none, but for its fileno()"
+    if soft.isdigit() and int(soft) < 32:
         files = Finding("open files", "look", found, f"ulimit -n {hard}")
     else:
         files = Finding("open files", "OK", found)

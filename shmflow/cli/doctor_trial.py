@@ -6,6 +6,7 @@ run as a program.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -16,6 +17,9 @@ from typing import Any
 import numpy as np
 
 import shmflow
+from shmflow import _core
+from shmflow._names import path_of
+from shmflow._texts import FILE_SYSTEM_LACKS
 from shmflow.cli.doctor_checks import Finding
 from shmflow.cli.leaving import remove_all
 
@@ -39,6 +43,28 @@ def answer(name: str) -> None:
             back.write(int(kept[-1].sum()))
 
 
+def lack(folder: str) -> str:
+    """What the folder's file system cannot do of what topics need; ''."""
+    status = _core._try_folder(folder)
+    return FILE_SYSTEM_LACKS[status] if status else ""
+
+
+def _check_fork(topic: shmflow.Topic) -> None:
+    """A child inherits nothing that keeps its parent's place in a topic: MADV_DONTFORK."""
+    path = path_of(topic.name)
+    pid = os.fork()
+    if pid == 0:
+        status = 2
+        with contextlib.suppress(OSError), open("/proc/self/maps") as maps:
+            status = int(any(line.rstrip().endswith(path) for line in maps))
+        os._exit(status)
+    if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1:
+        raise RuntimeError(
+            "a forked child inherits what the kernel was asked to keep from it (MADV_DONTFORK): "
+            "a dead process counts as alive as long as a child of it lives"
+        )
+
+
 def trial() -> Finding:
     """Write, read, kill, go on, clean up."""
     name = f"doctor-{os.getpid()}"
@@ -47,6 +73,7 @@ def trial() -> Finding:
             shmflow.Topic(f"{name}/there", capacity="1 MiB", temporary=True) as there,
             shmflow.Topic(f"{name}/back", capacity="1 MiB", temporary=True) as back,
         ):
+            _check_fork(there)
             round_trip = _with_child(name, there, back)
             _after_death(there)
     except (shmflow.Error, OSError, RuntimeError) as error:

@@ -100,7 +100,7 @@ MOUNTS = """\
 )
 def test_the_file_system_of_a_folder(machine, folder, mount):
     root = machine({"proc/self/mountinfo": MOUNTS.format(options="")})
-    assert checks.mount_of(root, folder)[0] == mount
+    assert checks.mount_at(root, folder)[1] == mount
 
 
 @pytest.mark.parametrize(
@@ -120,6 +120,22 @@ def test_where_topics_lie(machine, tmp_path, kind, chosen, level):
     assert bool(finding.todo) == (level != "OK")
 
 
+def test_a_folder_that_cannot_carry_topics_is_bad_whatever_it_lies_on(machine, tmp_path):
+    line = f"20 1 0:1 / {tmp_path} rw - overlay x rw\n"
+    root = machine({"proc/self/mountinfo": line})
+    finding = checks.location(root, str(tmp_path), True, "it cannot reserve memory")
+    assert finding.level == "bad" and "overlay: it cannot reserve memory" in finding.found
+    assert "leave SHMFLOW_DIR out" in finding.todo
+
+
+@pytest.mark.parametrize("options", ["ro - tmpfs x rw", "rw - tmpfs x ro,size=4k"])
+def test_a_folder_that_is_mounted_read_only_is_said_to_be(machine, tmp_path, options):
+    line = f"20 1 0:1 / {tmp_path} {options}\n"
+    finding = checks.location(machine({"proc/self/mountinfo": line}), str(tmp_path / "."), True)
+    assert finding.level == "bad" and "mounted read-only" in finding.found
+    assert f"remount,rw {tmp_path};" in finding.todo
+
+
 def test_a_folder_that_is_not_there(machine, tmp_path):
     finding = checks.location(machine({"x": ""}), str(tmp_path / "absent"), True)
     assert finding.level == "bad" and "unset SHMFLOW_DIR" in finding.todo
@@ -129,15 +145,24 @@ def test_a_folder_that_is_not_there(machine, tmp_path):
     ("total", "free", "container", "level", "words"),
     [
         (8192 * MIB, 8000 * MIB, False, "OK", ""),
+        (0, 0, False, "OK", ""),
         (64 * MIB, 60 * MIB, True, "look", "--shm-size"),
-        (8192 * MIB, 100 * MIB, False, "look", "remount,size"),
+        (16 * MIB, 15 * MIB, False, "look", "remount,size=8g /dev/shm"),
+        (8192 * MIB, 100 * MIB, False, "look", "remount,size=8g /dev/shm"),
         (8192 * MIB, 100 * MIB, True, "look", "--ipc=host"),
         (64 * MIB, MIB, True, "bad", "shmflow rm --idle"),
     ],
 )
 def test_space(total, free, container, level, words):
-    finding = checks.space("/dev/shm", total, free, container)
+    mount = ("/dev/shm", "tmpfs", "rw")
+    finding = checks.space("/dev/shm/mine", total, free, container, mount)
     assert finding.level == level and words in finding.todo
+    assert ("Docker" in finding.found) == (container and total == 64 * MIB and free > 2 * MIB)
+
+
+def test_space_of_a_disk_is_not_enlarged_by_mount_options():
+    finding = checks.space("/x/y", 100 * MIB, MIB, False, ("/x", "ext4", "rw"))
+    assert "remount" not in finding.todo and "/x, which is ext4" in finding.todo
 
 
 def test_inodes():
@@ -157,7 +182,8 @@ Max open files            {files:<20} 4096                 files
     ("size", "files", "levels"),
     [
         ("unlimited", 1024, ["OK", "OK"]),
-        ("unlimited", 64, ["look", "OK"]),
+        ("unlimited", 256, ["OK", "OK"]),
+        ("unlimited", 16, ["look", "OK"]),
         (100 * MIB, 1024, ["OK", "look"]),
         (MIB, 1024, ["OK", "bad"]),
     ],
