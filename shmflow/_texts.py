@@ -86,15 +86,26 @@ def duration(seconds: float) -> str:
 
 
 def _living(topic: Topic) -> list[Participant]:
+    """Who is attached; nobody where that cannot be told."""
     with contextlib.suppress(Exception):
         return [p for p in topic.participants() if p.alive]
     return []
 
 
+def _unknown(topic: Topic) -> str:
+    """Why it cannot be told who is attached, or ''."""
+    try:
+        topic.participants()
+    except Exception as error:
+        why = getattr(error, "errno", None)
+        return f"who is alive cannot be told ({os.strerror(why) if why else error})"
+    return ""
+
+
 def _attached(topic: Topic) -> str:
     living = _living(topic)
     if not living:
-        return "nobody is attached"
+        return _unknown(topic) or "nobody is attached"
     shown = ", ".join(who(p) for p in living[:4])
     return f"attached: {shown}" + (f" and {len(living) - 4} more" if len(living) > 4 else "")
 
@@ -105,7 +116,7 @@ def _writers(topic: Topic) -> str:
         return f"{len(writers)} writer{'s are' if len(writers) > 1 else ' is'} alive: " + ", ".join(
             who(p) for p in writers[:3]
         )
-    return "no writer is alive"
+    return _unknown(topic) or "no writer is alive"
 
 
 def empty(topic: Topic, timeout: float) -> errors.Empty:
@@ -169,19 +180,37 @@ def full(topic: Topic, status: str, timeout: float, length: int) -> errors.Full:
             holder = topic._lock_holder()
         text += "the writer lock is held"
         if holder is not None:
-            pid, command = holder
+            pid, command, blind = holder
             text += f" by pid {pid} ({command})" + _state_of(pid)
+            if blind:
+                return _timed_out(errors.Full(text + _blindness(topic.name, blind)))
         text += "; a stopped process keeps it until it goes on (kill -CONT) or ends"
-    result = errors.Full(text)
-    result.errno = errno.ETIMEDOUT
-    return result
+    return _timed_out(errors.Full(text))
+
+
+def _timed_out(error: errors.Full) -> errors.Full:
+    error.errno = errno.ETIMEDOUT
+    return error
+
+
+def _blindness(name: str, number: int) -> str:
+    """Why nobody can tell here whether the holder of the lock lives."""
+    text = (
+        f"; if that process is dead, its lock cannot be taken here: {path_of(name)} cannot be "
+        f"opened any more ({os.strerror(number)})"
+    )
+    if number in (errno.EACCES, errno.EPERM):
+        text += f", this process runs as uid {os.geteuid()} now; any other participant can"
+        return f"{text}, and so can `shmflow clean` of a user who may; or give it permissions=0o660"
+    return text + "; any other participant can"
 
 
 def _laggards(topic: Topic) -> str:
     """Who is waited for: lossless readers, the one that is furthest behind first."""
     behind = sorted((p for p in _living(topic) if p.lossless and p.lag), key=lambda p: -p.lag)
     if not behind:
-        return "a lossless reader"
+        unknown = _unknown(topic)
+        return "a lossless reader" + (f"; {unknown}" if unknown else "")
     shown = [
         f"{who(p)}{f' of group {p.group!r}' if p.group else ''}: {p.lag} "
         f"message{'s' if p.lag > 1 else ''} behind{_state_of(p.pid)}"

@@ -71,6 +71,7 @@ struct sf_attachment {
     /* Any thread, relaxed: hints that may be lost. */
     _Atomic uint8_t *filled; /* per 2 MiB of the arena: are its page tables filled? (pages.c) */
     _Atomic uint64_t next_probe_ns, next_clean_ns, next_look_ns, next_name_ns;
+    _Atomic uint32_t blind; /* the errno for which others' bytes could not be looked at, or 0 */
     _Atomic uint32_t spin_ns, spin_unpaid; /* what the adaptive spin has learned (wait.c) */
     _Atomic uint32_t idle_chunk; /* which chunk to fill when there is time (pages.c) */
     struct sf_copies ways;

@@ -276,6 +276,7 @@ sf_attachment_is_mine(const struct sf_attachment *att)
 void
 sf_fork_hold(void)
 {
+    (void)sf_process_epoch(); /* in a child without handlers the mutex may be another thread's */
     pthread_mutex_lock(&registry.mutex);
 }
 

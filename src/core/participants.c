@@ -8,10 +8,15 @@
  *       description that only a one-page MADV_DONTFORK mapping keeps alive: no child inherits
  *       it, no close() or closerange() drops it, and the kernel drops it when the process ends,
  *       however it ends. Not pids, not heartbeats: those report the living as dead.
- *   V2  A slot is cleaned only by who holds its byte: clear its bit in all descriptors, then
- *       gen + 1 (edge E': from here its owner words are a dead one's), then its policy and group,
- *       then state.
+ *   V2  A slot is cleaned only by who holds its byte: gen + 1 (edge E': from here its owner words
+ *       are a dead one's), then its policy and group, then its bits in all descriptors, then
+ *       state. The quick stores first: from there the lock can be stolen, claims passed, and no
+ *       writer waits for it, however long the cleaner stands still in the rest. A bit that is
+ *       still set only keeps a block from being used again; nobody else sets or clears it, since
+ *       the slot is nobody's before state is stored under the byte.
  *   V3  A byte is probed through a description of its own, since one does not see its own locks.
+ *   V4  While a byte is locked to clean, no fork: the child would share the description, and keep
+ *       the byte locked where its parent is killed before it lets go of it.
  *
  * A crash here leaves: a slot half-cleaned with state still taken: the next one cleans it again.
  */
@@ -40,14 +45,14 @@ static void
 clean_slot(struct sf_ring *ring, uint32_t slot)
 {
     struct sf_participant *p = &ring->slots[slot];
-    clear_bits(ring, slot);
     /* E': release, with the acquire in sf_owner_lives. Only the byte's holder stores gen. */
     sf_store_release(&p->gen, sf_load_relaxed(&p->gen) + 1);
-    sf_store_relaxed(&p->roles, 0);
     /* Relaxed, both: from here it protects nothing (F2); told by the release below, and by H's
      * fence to writers that wait for room. */
     sf_store_relaxed(&p->policy, 0);
     sf_store_release(&p->group, 0); /* with floor.c's acquire */
+    clear_bits(ring, slot);
+    sf_store_relaxed(&p->roles, 0); /* told to people; as below */
     /* Release: who sees it free sees it clean. */
     sf_store_release(&p->state, SF_SLOT_FREE);
 }
@@ -146,6 +151,8 @@ sf_slot_give_up(struct sf_attachment *att)
     sf_store_release(&p->state, SF_SLOT_FREE); /* as in clean_slot */
 }
 
+/* ---- looking at others ---- */
+
 /* A description of our own on the segment's file; SF_GONE if the name leads elsewhere. */
 static int
 open_again(struct sf_attachment *att, bool writable)
@@ -164,6 +171,44 @@ open_again(struct sf_attachment *att, bool writable)
         return status;
     }
     return fd;
+}
+
+/* One look through a description: what `with` answers, or why there is no description. */
+struct look {
+    struct sf_attachment *att;
+    int (*with)(struct look *look, int fd);
+    bool writable;
+    uint32_t slot, owner; /* for look_at_one */
+    uint8_t *alive; /* for look_who_lives */
+    int status;
+};
+
+static void
+take_look(void *context)
+{
+    struct look *look = context;
+    int fd = open_again(look->att, look->writable);
+    look->status = fd;
+    if (fd >= 0) {
+        look->status = look->with(look, fd);
+        (void)os_file_close(fd);
+    }
+}
+
+static int
+look_through(struct look *look)
+{
+    struct sf_attachment *att = look->att;
+    sf_fork_hold(); /* V4 */
+    take_look(look);
+    if (look->status == -EMFILE && os_run_apart(take_look, look) < 0) {
+        look->status = -EMFILE;
+    }
+    sf_fork_release();
+    /* Relaxed: told to people. Gone is no trouble of ours. */
+    sf_store_relaxed(&att->blind,
+                     look->status < 0 && look->status > -4096 ? (uint32_t)-look->status : 0);
+    return look->status;
 }
 
 /* Is there anything in the slot to clean, if its byte is free? An owner word (0: none) that names
@@ -194,28 +239,37 @@ clean_if_dead(struct sf_attachment *att, int fd, uint32_t slot, uint32_t owner)
     if (dead) {
         clean_slot(&att->ring, slot);
     }
-    /* Dropped by name, not only by close: a child forked just now shares the description. */
+    /* Dropped by name, not only by close: a child of a raw clone shares the description. */
     (void)os_lock_drop(fd, SF_LOCK_SLOT + slot, 1);
     return dead;
+}
+
+static int
+look_at_all(struct look *look, int fd)
+{
+    int cleaned = 0;
+    for (uint32_t slot = 0; slot < look->att->ring.lay.max_participants; slot++) {
+        cleaned += clean_if_dead(look->att, fd, slot, 0);
+    }
+    return cleaned;
 }
 
 int
 sf_clean_dead(struct sf_attachment *att)
 {
-    int fd = open_again(att, true);
-    if (fd < 0) {
-        return 0;
-    }
-    int cleaned = 0;
-    for (uint32_t slot = 0; slot < att->ring.lay.max_participants; slot++) {
-        cleaned += clean_if_dead(att, fd, slot, 0);
-    }
-    (void)os_file_close(fd);
+    struct look look = {.att = att, .with = look_at_all, .writable = true};
+    int cleaned = look_through(&look);
     if (cleaned > 0) {
         sf_fence_seq(); /* H: gen is stored, release, before the flag is looked at */
         sf_bell_ring(&att->ring.header->room);
     }
-    return cleaned;
+    return cleaned < 0 ? 0 : cleaned;
+}
+
+static int
+look_at_one(struct look *look, int fd)
+{
+    return clean_if_dead(look->att, fd, look->slot, look->owner);
 }
 
 bool
@@ -234,37 +288,40 @@ sf_probe_dead(struct sf_attachment *att, uint32_t owner)
         return false;
     }
     sf_store_relaxed(&att->next_probe_ns, now + SF_PROBE_NS); /* as above */
-    int fd = open_again(att, true);
-    if (fd < 0) {
-        return false;
-    }
-    (void)clean_if_dead(att, fd, slot, owner);
-    (void)os_file_close(fd);
+    struct look look = {
+        .att = att, .with = look_at_one, .writable = true, .slot = slot, .owner = owner};
+    (void)look_through(&look);
     return !sf_owner_lives(&att->ring, owner);
+}
+
+/* Without a description (-1) a removed topic's bytes are asked for: believe what the slots say. */
+static int
+look_who_lives(struct look *look, int fd)
+{
+    struct sf_attachment *att = look->att;
+    int count = 0, status = 0;
+    for (uint32_t slot = 0; status >= 0 && slot < att->ring.lay.max_participants; slot++) {
+        look->alive[slot] = 0;
+        /* Acquire: with settle_in's release. */
+        if (sf_load_acquire(&att->ring.slots[slot].state) == SF_SLOT_TAKEN) {
+            status = slot == att->slot || fd < 0 ? 1 : os_lock_test(fd, SF_LOCK_SLOT + slot, 1);
+            look->alive[slot] = status == 1;
+            count += look->alive[slot];
+        }
+    }
+    return status < 0 ? status : count;
 }
 
 int
 sf_list_living(struct sf_attachment *att, uint8_t *alive)
 {
-    int count = 0, status = 0;
-    int fd = open_again(att, false);
-    if (fd < 0 && fd != SF_GONE) {
-        return fd;
+    struct look look = {.att = att, .with = look_who_lives, .alive = alive};
+    int status = look_through(&look);
+    if (status == SF_GONE) {
+        return look_who_lives(&look, -1);
     }
-    for (uint32_t slot = 0; status >= 0 && slot < att->ring.lay.max_participants; slot++) {
-        alive[slot] = 0;
-        /* Acquire: with settle_in's release. */
-        if (sf_load_acquire(&att->ring.slots[slot].state) == SF_SLOT_TAKEN) {
-            /* A removed topic's bytes cannot be asked for any more: believe what it says. */
-            status = slot == att->slot || fd < 0 ? 1 : os_lock_test(fd, SF_LOCK_SLOT + slot, 1);
-            alive[slot] = status == 1;
-            count += alive[slot];
-        }
-    }
-    if (fd >= 0) {
-        (void)os_file_close(fd);
-    }
-    return status < 0 ? status : count;
+    /* It could be opened once: this process has become another user's since. */
+    return status == -EACCES || status == -EPERM ? SF_DENIED : status;
 }
 
 int

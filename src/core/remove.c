@@ -120,7 +120,7 @@ remove_path(const char *path, const uint8_t *identity, enum sf_when when, const 
         return sf_open_status(fd);
     }
     int status = remove_open(fd, path, identity, when, mine);
-    /* Dropped by name, not only by close: a child forked just now shares the description. */
+    /* Dropped by name, not only by close: a child of a raw clone shares the description. */
     (void)os_lock_drop(fd, SF_LOCK_SLOT, SF_MAX_PARTICIPANTS + 1);
     (void)os_file_close(fd);
     return status;
@@ -129,9 +129,14 @@ remove_path(const char *path, const uint8_t *identity, enum sf_when when, const 
 int
 sf_segment_remove(const char *path, const uint8_t *identity, enum sf_when when)
 {
-    return remove_path(path, identity, when, NULL);
+    /* No fork while bytes are locked (V4): a child would keep them if its parent is killed. */
+    sf_fork_hold();
+    int status = remove_path(path, identity, when, NULL);
+    sf_fork_release();
+    return status;
 }
 
+/* The caller holds forks off. */
 int
 sf_segment_remove_last(const char *path, const uint8_t *identity, const uint8_t *mine)
 {

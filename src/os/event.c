@@ -1,6 +1,6 @@
 /* What an event loop can wait for, and a thread to feed it: eventfds and native threads.
  *
- * Owns:      eventfd, pthread_create, pthread_join.
+ * Owns:      eventfd, pthread_create, pthread_join, close_range.
  * Does not:  know what is waited for, or what a thread does.
  *
  * Invariants
@@ -22,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define STACK_LEN (256u * 1024u) /* shallow calls only; what libraries keep per thread lies here */
@@ -98,4 +99,46 @@ void
 os_thread_join(pthread_t thread)
 {
     (void)OS_CALL(os_error, pthread_join(thread, NULL));
+}
+
+#ifndef SYS_close_range
+#define SYS_close_range 436
+#endif
+enum { UNSHARE_FIRST = 2 }; /* CLOSE_RANGE_UNSHARE; old headers have neither */
+
+struct apart {
+    void (*run)(void *);
+    void *context;
+    int status;
+};
+
+static long
+leave_table(void)
+{
+    return syscall(SYS_close_range, 0u, ~0u, UNSHARE_FIRST);
+}
+
+static void *
+run_apart(void *context)
+{
+    struct apart *apart = context;
+    if (OS_CALL(-1, leave_table()) < 0) {
+        apart->status = -errno;
+        return NULL;
+    }
+    apart->run(apart->context);
+    return NULL;
+}
+
+int
+os_run_apart(void (*run)(void *), void *context)
+{
+    struct apart apart = {run, context, 0};
+    pthread_t thread;
+    int status = os_thread_start(&thread, run_apart, &apart);
+    if (status < 0) {
+        return status;
+    }
+    os_thread_join(thread);
+    return apart.status;
 }

@@ -56,6 +56,7 @@ static const struct entry {
     {"eventfd", {EMFILE, ENFILE, ENOMEM, ENODEV}},
     {"write", {EINTR}},
     {"pthread_attr_init", {ENOMEM}},
+    {"leave_table", {ENOSYS, EPERM}},
     {"pthread_create", {EAGAIN, EPERM}},
     {"malloc", {ENOMEM}},
     {"calloc", {ENOMEM}},

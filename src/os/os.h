@@ -130,6 +130,9 @@ int64_t os_event_id(int fd);
 /* Starts a thread named "shmflow" that receives no signals. -EAGAIN: the system has no more. */
 int os_thread_start(pthread_t *thread, void *(*run)(void *), void *context);
 void os_thread_join(pthread_t thread);
+/* Runs it in a thread that shares no descriptors with this process, whose table may be full: what is
+ * opened there is seen by nobody else, and closed at the end. Linux before 5.9: -ENOSYS. */
+int os_run_apart(void (*run)(void *), void *context);
 
 /* ---- the process (process.c) ---- */
 

@@ -49,7 +49,8 @@ sf_topic_lock_holder_method(PyObject *op, PyObject *Py_UNUSED(unused))
     uint32_t slot = sf_owner_slot(sf_load_relaxed(&att->ring.header->lock)); /* told to people */
     if (slot < att->ring.lay.max_participants) {
         struct sf_participant *p = &att->ring.slots[slot];
-        result = Py_BuildValue("IN", p->pid, sf_command_text(p));
+        /* The errno: why this Topic could not look whether it lives, or 0; told to people. */
+        result = Py_BuildValue("INI", p->pid, sf_command_text(p), sf_load_relaxed(&att->blind));
     }
     sf_attachment_unref(att);
     return result || PyErr_Occurred() ? result : Py_NewRef(Py_None);

@@ -1,6 +1,8 @@
 /* participants.c: slots are taken by the living and taken back from the dead, and from no others. */
 #include "scratch.h"
 
+#include <sys/resource.h>
+
 enum { P = 64 };
 
 TEST(as_many_participants_as_there_are_slots_then_no_more)
@@ -251,4 +253,43 @@ TEST(a_slot_that_was_half_cleaned_is_cleaned_again)
     CHECK_EQ(sf_load_acquire(&att->ring.slots[1].gen), 6);
     sf_attachment_unref(att);
     remove_topic("half");
+}
+
+/* Every number up to the limit is taken: open() gives EMFILE. */
+static struct rlimit
+fill_table(void)
+{
+    struct rlimit before, full;
+    CHECK_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+    int next = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    close(next);
+    full = before;
+    full.rlim_cur = (rlim_t)next;
+    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &full), 0);
+    CHECK_EQ(open("/dev/null", O_RDONLY | O_CLOEXEC), -1);
+    CHECK_EQ(errno, EMFILE);
+    return before;
+}
+
+TEST(who_has_no_descriptor_left_takes_a_dead_ones_lock_all_the_same)
+{
+    if (check_is_emulated()) {
+        return; /* qemu-user shares its own table */
+    }
+    struct sf_attachment *att = create_and_attach("full", 1 << 16, 4);
+    struct sf_attachment *other = attach("full", SF_AS_READER);
+    CHECK_EQ(await(child(attach_and_die, "full")), 0);
+    struct sf_participant *dead = &att->ring.slots[2];
+    uint32_t owner = sf_owner_word(2, sf_load_relaxed(&dead->gen)); /* one thread is left */
+    sf_store_relaxed(&att->ring.header->lock, owner); /* it died with it */
+    CHECK_EQ(sf_load_relaxed(&dead->state), SF_SLOT_TAKEN); /* as above */
+    struct rlimit before = fill_table();
+    uint8_t alive[SF_MAX_PARTICIPANTS];
+    CHECK_EQ(sf_list_living(att, alive), 2);
+    CHECK_EQ(send_bytes(att, "on", 2, 1), 1);
+    CHECK_EQ(sf_load_relaxed(&att->blind), 0); /* one thread */
+    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+    sf_attachment_unref(other);
+    sf_attachment_unref(att);
+    remove_topic("full");
 }

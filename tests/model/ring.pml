@@ -538,6 +538,7 @@ end_idle:
         fi;
         byt[me] = 2
     }
+    STEP(gen[me] = gen[me] + 1); /* E' */
 #ifndef BREAK_BITS_STAY
     if
     :: me >= NW ->
@@ -553,7 +554,6 @@ end_idle:
     :: else
     fi;
 #endif
-    STEP(gen[me] = gen[me] + 1); /* E' */
     STEP(taken[me] = 0; d = 0;
          do
          :: d < NB -> assert(me < NW || !(holders[d] & BIT(me))); d++
