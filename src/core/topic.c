@@ -186,12 +186,13 @@ attach_as(const struct sf_topic *topic)
                                                   : SF_AS_READER;
 }
 
-/* A writer gives its data only to its own user, to root, or where it means to share. */
+/* A writer gives its data only to its own user, to root, or where it means to share. So does root,
+ * whose writer may open anybody's topic, and would give root's data to whoever laid it there. */
 static bool
 is_strangers(const struct sf_topic *topic, uint32_t owner_uid)
 {
     return may_write(topic) && (topic->options.permissions & 077) == 0 && owner_uid != os_uid() &&
-           owner_uid != 0 && os_uid() != 0;
+           owner_uid != 0;
 }
 
 void
