@@ -25,6 +25,10 @@
  *       sf_beacon_end is called, which takes no lock (it may have been taken at the fork) and does
  *       not touch the eventfd's count, which is the parent's as well.
  *
+ *   B6  The number may have come to mean another file: os.closerange, then open. Before each use
+ *       of it, it is asked whether it is the eventfd that the thread has marked; what is not is
+ *       neither written to nor read nor closed. sf_beacon_make returns after the mark was set.
+ *
  * A crash here leaves: nothing.
  */
 #include "core/beacon.h"
@@ -38,6 +42,8 @@
 struct sf_beacon {
     int fd;
     int64_t fd_id;
+    int mark; /* of the thread on the eventfd (B6); negative where it cannot be marked */
+    _Atomic uint32_t marked; /* futex: mark is there */
     uint32_t epoch; /* of the process that made it */
     const char *path;
     pthread_t thread;
@@ -73,13 +79,23 @@ has_unread(struct sf_attachment *att, uint64_t *missing)
     return found;
 }
 
+/* B6 */
+static bool
+has_fd(const struct sf_beacon *b)
+{
+    return b->mark > 0 ? os_event_has_mark(b->fd, b->mark)
+                       : b->fd_id >= 0 && os_event_id(b->fd) == b->fd_id;
+}
+
 static void
 light_locked(struct sf_beacon *b)
 {
     /* Before the event: who was woken by it must not take us for dark and leave it set. Relaxed:
      * the kernel's lock in the eventfd orders it, and the mutex what settle does then. */
     sf_store_relaxed(&b->lit, 1);
-    os_event_set(b->fd);
+    if (has_fd(b)) {
+        os_event_set(b->fd);
+    }
 }
 
 /* ---- the thread ---- */
@@ -113,6 +129,9 @@ keep_watch(void *context)
 {
     struct sf_beacon *b = context;
     uint64_t nap_ns = SF_NAME_NAP_MIN_NS;
+    b->mark = os_event_mark(b->fd);
+    sf_store_release(&b->marked, 1); /* with the acquire in sf_beacon_make */
+    (void)os_futex_wake(&b->marked, 1);
     pthread_mutex_lock(&b->mutex);
     while (!b->ended) {
         /* Relaxed, all three: stored under the mutex. */
@@ -190,10 +209,6 @@ sf_beacon_make(const char *path, struct sf_attachment *att, struct sf_beacon **o
         sf_attachment_ref(att);
     }
     pthread_mutex_init(&b->mutex, NULL);
-    uint64_t missing;
-    if (att && has_unread(att, &missing)) {
-        light_locked(b); /* nobody else knows it yet */
-    }
     int status = os_thread_start(&b->thread, keep_watch, b);
     if (status < 0) {
         if (att) {
@@ -204,6 +219,10 @@ sf_beacon_make(const char *path, struct sf_attachment *att, struct sf_beacon **o
         os_free(b);
         return status;
     }
+    while (sf_load_acquire(&b->marked) == 0) { /* with the thread's release */
+        (void)os_futex_wait(&b->marked, 0, os_now_ns() + SF_LONG_NS);
+    }
+    sf_beacon_settle(b, att);
     *out = b;
     return 0;
 }
@@ -218,6 +237,12 @@ bool
 sf_beacon_is_mine(const struct sf_beacon *beacon)
 {
     return beacon->epoch == sf_process_epoch();
+}
+
+bool
+sf_beacon_has_fd(const struct sf_beacon *beacon)
+{
+    return has_fd(beacon);
 }
 
 static struct sf_attachment *
@@ -256,7 +281,9 @@ sf_beacon_settle(struct sf_beacon *b, struct sf_attachment *att)
         light_locked(b);
     }
     else if (!unread && lit) {
-        os_event_clear(b->fd);
+        if (has_fd(b)) {
+            os_event_clear(b->fd);
+        }
         sf_store_relaxed(&b->lit, 0); /* as above */
     }
     recall_locked(b);
@@ -283,13 +310,16 @@ sf_beacon_end(struct sf_beacon *b)
 {
     if (sf_beacon_is_mine(b)) {
         pthread_mutex_lock(&b->mutex);
+        bool ours = has_fd(b); /* while the thread lives, and its mark */
         b->ended = true;
         recall_locked(b);
         pthread_mutex_unlock(&b->mutex);
         os_thread_join(b->thread);
         pthread_mutex_destroy(&b->mutex);
-        os_event_set(b->fd); /* for copies of the descriptor: reading tells that it is closed */
-        (void)os_file_close(b->fd);
+        if (ours) {
+            os_event_set(b->fd); /* for copies of the descriptor: reading tells that it is closed */
+            (void)os_file_close(b->fd);
+        }
     }
     else {
         forget(b);

@@ -19,6 +19,8 @@ struct sf_beacon;
 int sf_beacon_make(const char *path, struct sf_attachment *att, struct sf_beacon **out);
 /* The descriptor; the same one for the beacon's whole life. */
 int sf_beacon_fd(const struct sf_beacon *beacon);
+/* False once the number means something else, or nothing: end this beacon, and make another. */
+bool sf_beacon_has_fd(const struct sf_beacon *beacon);
 /* False in a child: there the beacon is good for sf_beacon_end only. */
 bool sf_beacon_is_mine(const struct sf_beacon *beacon);
 /* After every call that may have read, moved the cursor or changed the attachment: `att` is where

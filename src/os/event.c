@@ -70,6 +70,23 @@ os_event_id(int fd)
     return at ? strtoll(at + strlen("eventfd-id:"), NULL, 10) : -1;
 }
 
+/* An owner without O_ASYNC receives no signal; it belongs to the description, whatever number that
+ * has, and a thread's id is no other's while the thread lives. */
+int
+os_event_mark(int fd)
+{
+    struct f_owner_ex owner = {F_OWNER_TID, (pid_t)syscall(SYS_gettid)};
+    return OS_CALL(-1, fcntl(fd, F_SETOWN_EX, &owner)) < 0 ? -errno : owner.pid;
+}
+
+bool
+os_event_has_mark(int fd, int mark)
+{
+    struct f_owner_ex owner = {0, 0};
+    /* No OS_CALL: it fails for a number that is closed, and for nothing else. */
+    return fcntl(fd, F_GETOWN_EX, &owner) == 0 && owner.type == F_OWNER_TID && owner.pid == mark;
+}
+
 int
 os_thread_start(pthread_t *thread, void *(*run)(void *), void *context)
 {

@@ -127,6 +127,10 @@ void os_event_clear(int fd);
 /* Which eventfd of the kernel's it is, for a child that has to tell whether the number still means
  * the one it inherited; negative where that cannot be told, or it is none. */
 int64_t os_event_id(int fd);
+/* Marks the eventfd as the calling thread's, for as long as that lives; the mark, or negative. */
+int os_event_mark(int fd);
+/* Does the number still mean the eventfd with that mark? */
+bool os_event_has_mark(int fd, int mark);
 /* Starts a thread named "shmflow" that receives no signals. -EAGAIN: the system has no more. */
 int os_thread_start(pthread_t *thread, void *(*run)(void *), void *context);
 void os_thread_join(pthread_t thread);

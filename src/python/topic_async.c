@@ -70,6 +70,9 @@ sf_topic_fileno_method(PyObject *op, PyObject *Py_UNUSED(unused))
     if (self->beacon) {
         sf_settle(self);
     }
+    if (self->beacon && !sf_beacon_has_fd(self->beacon)) {
+        sf_drop_beacon(self); /* os.closerange and the like */
+    }
     if (!self->beacon && make_beacon(state, self) < 0) {
         return NULL;
     }

@@ -493,3 +493,54 @@ def test_many_topics_in_one_select(topic_name: str) -> None:
         topic.close()
     for name in names:
         shmflow.unlink(name)
+
+
+def test_a_number_that_has_become_another_files_is_left_alone(topic_name, tmp_path):
+    with shmflow.Topic(topic_name, "w") as out, shmflow.Topic(topic_name, "r") as topic:
+        out.write(1)
+        number = topic.fileno()
+        assert topic.read(0) is not None
+        path = tmp_path / "unrelated"
+        path.write_bytes(b"x" * 100)
+        with open(path, "r+b", buffering=0) as file:
+            os.dup2(file.fileno(), number)  # the number is closed, and the file's
+            try:
+                for value in range(20):
+                    out.write(value)
+                    assert select.select([number], [], [], 5)[0]  # a file always is
+                    assert topic.read(0) == value
+                assert os.lseek(number, 0, os.SEEK_CUR) == 0
+                other = topic.fileno()  # a descriptor of its own once more
+                assert other != number
+                assert not select.select([other], [], [], 0)[0]
+                out.write(21)
+                assert select.select([other], [], [], 20)[0]
+                assert topic.read(0) == 21
+                topic.close()
+                assert os.fstat(number).st_size == 100  # neither closed
+            finally:
+                os.close(number)
+        assert path.read_bytes() == b"x" * 100
+
+
+def test_a_number_that_has_become_another_topics_is_left_alone(topic_name):
+    with (
+        shmflow.Topic(topic_name, "w") as out,
+        shmflow.Topic(topic_name, "r") as first,
+        shmflow.Topic(f"{topic_name}/other", "w") as other_out,
+        shmflow.Topic(f"{topic_name}/other", "r") as other,
+    ):
+        out.write(1)
+        other_out.write(1)
+        number = first.fileno()
+        assert first.read(0) == 1 and other.read(0) == 1
+        os.close(number)
+        assert other.fileno() == number
+        out.write(2)
+        assert first.read(5) == 2
+        out.write(3)
+        assert not select.select([number], [], [], 0.05)[0]
+        first.close()
+        other_out.write(2)
+        assert select.select([number], [], [], 20)[0]
+        assert other.read(0) == 2

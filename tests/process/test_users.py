@@ -303,7 +303,7 @@ def test_who_has_become_another_user_is_told_why_a_dead_ones_lock_stays(
         os.waitpid(pid, 0)
         reader.read(0)
         (slot,) = (n for n, p in enumerate(topic.participants()) if not p.alive)
-        # It died with the lock: the word, wherever in the header it is, that names it as the holder.
+        # It died with the lock: the word that names it as the holder, wherever in the header.
         file = open(os.environ["SHMFLOW_DIR"] + "/shmflow.t", "r+b", buffering=0)
         for offset in range(256, 1024, 64):
             before = os.pread(file.fileno(), 4, offset)
