@@ -76,8 +76,9 @@ def command(
     if no_arr and "array" in fields:
         raise click.UsageError("--no-arr and --field array exclude each other")
     count = 1 if once else count
-    from shmflow._core import Topic
+    from shmflow._core import Topic, _guard
 
+    _guard()  # as in Watch
     emit = form(fields, no_arr, as_csv, as_json)
     # It says itself what it waits for.
     warnings.filterwarnings("ignore", "waiting for topic", RuntimeWarning)

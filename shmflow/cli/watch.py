@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from shmflow import _names
+from shmflow import _core, _names
 from shmflow._core import Participant, Topic
 from shmflow._errors import Error
 
@@ -167,7 +167,8 @@ class Watch:
     def __init__(self, names: Iterable[str] | None = None) -> None:
         fixed = None if names is None else list(names)
         self._names: Callable[[], list[str]] = _names.names if fixed is None else lambda: fixed
-        self._monitors: dict[str, tuple[int, Topic]] = {}
+        self._monitors: dict[str, tuple[int, Topic, int]] = {}  # inode, monitor, bytes
+        _core._guard()  # a file that its owner cuts meanwhile reads as zeros
         self._before: dict[str, Sample] = {}
 
     def __enter__(self) -> Watch:
@@ -183,21 +184,21 @@ class Watch:
     def monitor(self, name: str) -> Topic | None:
         """The monitor of the file that has the name now; None if there is none."""
         try:
-            inode = os.stat(_names.path_of(name)).st_ino
+            file = os.stat(_names.path_of(name))
         except OSError:
             self._drop(name)
             return None
         there = self._monitors.get(name)
-        if there is not None and there[0] == inode:
+        if there is not None and (there[0], there[2]) == (file.st_ino, file.st_size):
             return there[1]
         self._drop(name)
         monitor = Topic(name, "monitor", create=False)
-        self._monitors[name] = inode, monitor
+        self._monitors[name] = file.st_ino, monitor, file.st_size
         return monitor
 
     def opened(self) -> list[tuple[str, int, Topic]]:
         """(name, inode, monitor) of what the last sample found: for looks in between."""
-        return [(name, inode, monitor) for name, (inode, monitor) in self._monitors.items()]
+        return [(name, inode, monitor) for name, (inode, monitor, _) in self._monitors.items()]
 
     def inode(self, name: str) -> int:
         """Of the file that the monitor is of; 0 if there is none."""

@@ -13,6 +13,7 @@ import click
 import cv2
 import numpy as np
 
+from shmflow._core import _guard
 from shmflow._errors import Error
 from shmflow.cli.pictures import Array, Choice, Picture, encode, kind_of, picture
 from shmflow.cli.web.newest import Newest, Source
@@ -101,6 +102,7 @@ def is_open(title: str) -> bool:
 
 def show(names: Sequence[str], fps: float) -> None:
     """A window per topic, until all are closed, q, Esc or Ctrl-C."""
+    _guard()  # as in Watch
     sources = {f"shmflow: {name}": Source(name) for name in names}
     versions = dict.fromkeys(sources, "")
     with contextlib.ExitStack() as stack:

@@ -36,6 +36,7 @@ os_map(int fd, uint64_t off, size_t len, bool writable, void **out)
     if (at == MAP_FAILED) {
         return -errno;
     }
+    os_guard_add(at, len);
     *out = at;
     return 0;
 }
@@ -96,6 +97,7 @@ void
 os_unmap(void *at, size_t len)
 {
     if (at) {
+        os_guard_remove(at);
         (void)OS_CALL(-1, munmap(at, len));
     }
 }

@@ -93,6 +93,12 @@ int os_map_read_only(void *at, size_t len);
 int os_map_writable(void *at, size_t len);
 size_t os_page_len(void);
 
+/* From now on, who touches a mapping of os_map past the end of its file, which somebody has cut, finds
+ * zeros: for programs that look at everybody's files, and own the process's SIGBUS (guard.c). */
+int os_guard_begin(void);
+void os_guard_add(void *at, size_t len); /* by os_map and os_unmap */
+void os_guard_remove(const void *at);
+
 /* ---- locks, futexes, clocks (sync.c) ---- */
 
 /* Open-file-description write locks on [first, first+count) of fd's file. try: 0 or -EAGAIN.

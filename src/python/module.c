@@ -123,12 +123,25 @@ try_folder(PyObject *Py_UNUSED(module), PyObject *arg)
     return told ? PyUnicode_FromString(sf_status_name(status)) : Py_NewRef(Py_None);
 }
 
+/* For the command line, which looks at everybody's topics. */
+static PyObject *
+guard(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
+{
+    int status = os_guard_begin();
+    if (status < 0) {
+        errno = -status;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef module_methods[] = {
     {"_at_exit", at_exit, METH_NOARGS, NULL},
     {"_remove", remove_topic, METH_VARARGS, NULL},
     {"_peek", peek, METH_VARARGS, NULL},
     {"_clean", clean_topic, METH_VARARGS, NULL},
     {"_identity", identity, METH_O, NULL},
+    {"_guard", guard, METH_NOARGS, NULL},
     {"_try_folder", try_folder, METH_O, NULL},
     {"wait", (PyCFunction)(void (*)(void))sf_wait_function, METH_FASTCALL | METH_KEYWORDS,
      sf_wait_doc},

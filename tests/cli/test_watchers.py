@@ -184,3 +184,61 @@ def test_ctrl_c_while_numpy_is_imported_is_a_ctrl_c(folder: Path, tmp_path: Path
             env=os.environ | {"PYTHONPATH": str(tmp_path)},
         )
         assert (done.returncode, done.stderr.strip()) == (status, ""), words
+
+
+def test_a_file_that_its_owner_cuts_is_told_and_ends_nobody(
+    folder: Path, run_python: Callable[..., Any]
+) -> None:
+    done = run_python("""
+        import os, sys
+        import numpy as np
+        import shmflow
+        from shmflow.cli.meter import Meter
+        from shmflow.cli.watch import Watch
+
+        def make(name):
+            topic = shmflow.Topic(name, "w", capacity="4 MiB", depth=20_000)
+            topic.write(np.ones(1000))
+            return topic
+
+        cut, kept = make("cut"), make("kept")
+        path = os.environ["SHMFLOW_DIR"] + "/shmflow.cut"
+        with Watch() as watch:
+            meter = Meter(100)
+            watch.flows()
+            seen = watch.monitor("cut")
+            for length in (8192, 0):  # in the tables, and altogether
+                os.truncate(path, length)
+                for name, inode, monitor in watch.opened():
+                    meter.look(name, inode, monitor, True)
+                seen.head, seen.tail, seen.participants(), seen._blocks(10), seen._last()
+                try:
+                    seen.read(0)
+                except shmflow.Error:
+                    pass
+            now = {flow.now.name: flow.now for flow in watch.flows()}
+            assert now["kept"].head == 1 and not now["kept"].error
+            assert "shorter" in now["cut"].error, now["cut"].error
+        print("told")
+        sys.stdout.flush()
+        os._exit(0)  # the writers' own mappings are not guarded
+        """)
+    assert done.stdout == "told\n"
+
+
+def test_a_sigbus_of_the_programs_own_stays_what_it_was(run_python: Callable[..., Any]) -> None:
+    done = run_python(
+        """
+        import ctypes, mmap, os, tempfile
+        from shmflow import _core
+
+        _core._guard()
+        with tempfile.TemporaryFile() as file:
+            file.truncate(mmap.PAGESIZE)
+            mapping = mmap.mmap(file.fileno(), mmap.PAGESIZE)
+            file.truncate(0)
+            mapping[0]
+        """,
+        check=False,
+    )
+    assert done.returncode == -7 and "Bus error" in done.stderr  # faulthandler's, and then death
