@@ -83,8 +83,9 @@ bool
 os_event_has_mark(int fd, int mark)
 {
     struct f_owner_ex owner = {0, 0};
-    /* No OS_CALL: it fails for a number that is closed, and for nothing else. */
-    return fcntl(fd, F_GETOWN_EX, &owner) == 0 && owner.type == F_OWNER_TID && owner.pid == mark;
+    /* No fault is tried: it fails for a number that is closed, and for nothing else. */
+    return syscall(SYS_fcntl, fd, F_GETOWN_EX, &owner) == 0 && owner.type == F_OWNER_TID &&
+           owner.pid == mark;
 }
 
 int

@@ -12,6 +12,7 @@
  *   registry: core/fork.c, attachments of this process; fork handlers get no argument
  *   epoch, guard, trouble: core/fork.c, whether this process is a fork of the one that attached
  *   setting_up, is_set_up: core/fork.c, the once-per-process setup of the above
+ *   guarded, begun, before: os/guard.c, a signal handler gets no argument
  *   stats_desc, stats_fields, participant_desc, participant_fields: python/topic_facts.c, written
  *     by nobody; CPython's API takes them as non-const
  *   names: python/options.c, likewise (PyArg_ParseTupleAndKeywords)

@@ -11,7 +11,7 @@ TABLE = re.compile(r'^    \{"(\w+)", \{', re.MULTILINE)
 # No fault is tried with these; a death beside them is.
 POINTS_ONLY = {"munmap"}
 # Called by their own names in the table, through functions of one statement.
-WRAPPED = {"futex_wait", "futex_waitv"}
+WRAPPED = {"futex_wait", "futex_waitv", "leave_table"}
 
 
 def unguarded(files: dict[str, str], names: set[str]) -> list[str]:
