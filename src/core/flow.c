@@ -177,9 +177,26 @@ enter_with_room(struct sf_attachment *att, const struct need *need, uint64_t unt
     }
 }
 
+/* Blocks and prefixes are whole lines. The last one is cleared before it is written, so that what
+ * pads it is zeros and not what an earlier message left there. */
 static void
-write_prefix(char *at, const struct sf_out *out)
+clear_last_line(char *end)
 {
+    memset(end - SF_LINE, 0, SF_LINE);
+}
+
+static void
+clear_block_end(struct sf_attachment *att, const struct sf_claim *claim)
+{
+    clear_last_line(att->arena_rw + claim->off + claim->len);
+}
+
+static void
+write_prefix(char *at, uint64_t prefix_len, const struct sf_out *out)
+{
+    if (prefix_len > 0) {
+        clear_last_line(at + prefix_len);
+    }
     if (out->ndim > SF_INLINE_DIMS) {
         memcpy(at, out->shape, (size_t)out->ndim * 8);
         at += (size_t)out->ndim * 8;
@@ -197,8 +214,9 @@ static char *
 block_at(struct sf_attachment *att, const struct sf_out *out, const struct sf_claim *claim)
 {
     char *at = att->arena_rw + claim->off;
-    write_prefix(at, out);
-    return at + sf_prefix_len(out->ndim, out->dtype_len, out->meta_len);
+    uint64_t prefix_len = sf_prefix_len(out->ndim, out->dtype_len, out->meta_len);
+    write_prefix(at, prefix_len, out);
+    return at + prefix_len;
 }
 
 /* Numbers a claim, under the lock. stamp_ns: for a message that brings none. */
@@ -260,6 +278,7 @@ static int
 send_locked(struct sf_attachment *att, const struct sf_out *out, const struct sf_claim *claim,
             uint64_t now, uint64_t *seq)
 {
+    clear_block_end(att, claim);
     memcpy(block_at(att, out, claim), out->data, out->payload_len);
     int status = publish_claim(att, out, claim, now, seq);
     if (status < 0) {
@@ -328,6 +347,7 @@ sf_send_claim(struct sf_attachment *att, uint64_t block_len, enum sf_lane lane, 
     int status = enter_with_room(att, &need, until_ns);
     if (status == 0) {
         sf_unlock(att);
+        clear_block_end(att, claim); /* now: later a loan's payload may lie there */
     }
     return status;
 }

@@ -10,6 +10,8 @@
  *   Y2  No dtype with Python objects leaves or arrives.
  *   Y3  The caches hold strong references; an entry is never changed, only replaced. A Topic's own
  *       is replaced in its critical section, and used before that can end (module.h, D2).
+ *   Y4  What is written takes along no byte that is not the source's: NumPy copies a record field by
+ *       field and leaves the gaps as they were in memory, so records are copied as plain bytes.
  * A crash here leaves: nothing.
  */
 #include "python/module.h"
@@ -343,8 +345,13 @@ sf_source_clear(struct sf_source *source)
 int
 sf_source_pack(struct sf_source *source)
 {
-    PyObject *packed = PyArray_NewCopy((PyArrayObject *)source->keep, NPY_CORDER);
-    if (!packed) {
+    PyArrayObject *from = (PyArrayObject *)source->keep;
+    PyArray_Descr *descr = PyArray_DESCR(from);
+    Py_INCREF(descr);
+    PyObject *packed = PyArray_NewFromDescr(&PyArray_Type, descr, PyArray_NDIM(from),
+                                            PyArray_DIMS(from), NULL, NULL, 0, NULL);
+    if (!packed || sf_copy_strided(source, PyArray_DATA((PyArrayObject *)packed)) < 0) {
+        Py_XDECREF(packed);
         return -1;
     }
     Py_SETREF(source->keep, packed);
@@ -353,19 +360,33 @@ sf_source_pack(struct sf_source *source)
     return sf_sources_check(source, 1); /* what was copied is what was looked at */
 }
 
+/* An array of the same places whose elements are nothing but bytes: copying it copies each element
+ * whole, gaps between fields and padding included. */
+static PyObject *
+as_bytes(PyArrayObject *like, void *at, const npy_intp *strides, int flags)
+{
+    PyArray_Descr *descr = PyArray_DescrNewFromType(NPY_VOID);
+    if (!descr) {
+        return NULL;
+    }
+    PyDataType_SET_ELSIZE(descr, PyArray_ITEMSIZE(like));
+    return PyArray_NewFromDescr(&PyArray_Type, descr, PyArray_NDIM(like), PyArray_DIMS(like),
+                                strides, at, flags, NULL);
+}
+
 int
 sf_copy_strided(struct sf_source *source, void *at)
 {
     PyArrayObject *from = (PyArrayObject *)source->keep;
-    PyArray_Descr *descr = PyArray_DESCR(from);
-    Py_INCREF(descr);
-    PyObject *to = PyArray_NewFromDescr(&PyArray_Type, descr, PyArray_NDIM(from),
-                                        PyArray_DIMS(from), NULL, at, NPY_ARRAY_CARRAY, NULL);
-    if (!to) {
-        return -1;
+    if (PyArray_NBYTES(from) == 0) {
+        return 0;
     }
-    int status = PyArray_CopyInto((PyArrayObject *)to, from);
-    Py_DECREF(to);
+    /* Y4 */
+    PyObject *whole = as_bytes(from, PyArray_DATA(from), PyArray_STRIDES(from), 0);
+    PyObject *to = whole ? as_bytes(from, at, NULL, NPY_ARRAY_CARRAY) : NULL;
+    int status = to ? PyArray_CopyInto((PyArrayObject *)to, (PyArrayObject *)whole) : -1;
+    Py_XDECREF(to);
+    Py_XDECREF(whole);
     return status;
 }
 

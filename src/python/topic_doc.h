@@ -93,10 +93,11 @@ PyDoc_STRVAR(
     "Published when the block ends, dropped if it raises; or call publish() and discard() of the\n"
     "Loan. What fills an array in place (out=loan.array, cv2's dst=) fills the message.\n"
     "\n"
-    "The array is not initialised, writable until published, read-only after. It is in the\n"
-    "ring if it is at least 4 KiB (or capacity / 16384) and there is room that nobody holds;\n"
-    "otherwise it is private memory that publish copies. Never waits for readers; timeout is for\n"
-    "the publish, as in write(). Raises as write() does.");
+    "The array is writable until published, read-only after. It is in the ring if it is at least\n"
+    "4 KiB (or capacity / 16384) and there is room that nobody holds; there it begins as what\n"
+    "earlier messages of the topic left: what you do not fill is published as it is. Otherwise it\n"
+    "is private memory, zeros at first, that publish copies. Never waits for readers; timeout is\n"
+    "for the publish, as in write(). Raises as write() does.");
 
 PyDoc_STRVAR(
     read_doc,
