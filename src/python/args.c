@@ -20,11 +20,12 @@ is_called(PyObject *key, const char *name)
         return false;
     }
     const char *text = (const char *)PyUnicode_1BYTE_DATA(key); /* ends with a 0 */
+    const char *end = text + PyUnicode_GET_LENGTH(key);         /* and may have others before */
     while (*text == *name && *text) {
         text++;
         name++;
     }
-    return *text == *name;
+    return text == end && !*name;
 }
 
 static int
@@ -56,12 +57,11 @@ sf_parse_call(const char *call, PyObject *const *args, Py_ssize_t nargs, PyObjec
         PyObject *key = PyTuple_GET_ITEM(kwnames, i);
         int at = find_name(key, names, count);
         if (at < 0) {
-            PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'", call,
-                         key);
+            PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument %R", call, key);
             return -1;
         }
         if (out[at]) {
-            PyErr_Format(PyExc_TypeError, "%s() got multiple values for argument '%U'", call, key);
+            PyErr_Format(PyExc_TypeError, "%s() got multiple values for argument %R", call, key);
             return -1;
         }
         out[at] = args[nargs + i];

@@ -99,8 +99,8 @@ static PyObject *
 identity(PyObject *Py_UNUSED(module), PyObject *arg)
 {
     struct sf_attachment *att;
-    const char *path = PyUnicode_AsUTF8(arg);
-    if (!path) {
+    const char *path;
+    if (!PyArg_Parse(arg, "s:_identity", &path)) { /* refuses what a 0 would cut short */
         return NULL;
     }
     if (sf_attach(path, SF_AS_MONITOR, &att) < 0) {

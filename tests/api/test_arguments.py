@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import shmflow
+from shmflow import _core
 
 Working = Callable[..., Any]
 
@@ -137,3 +138,42 @@ def test_topic_that_was_never_initialised_crashes_nothing() -> None:
             call()
         except (shmflow.Error, ValueError):
             pass
+
+
+def test_a_zero_in_a_text_does_not_cut_it_short(keeps_working: Working) -> None:
+    """A C string ends there, and names what is before it."""
+    with keeps_working() as topic:
+        keywords: dict[Callable[..., Any], str] = {
+            topic.write: "meta",
+            topic.write_many: "timeout",
+            topic.loan: "dtype",
+            topic.read: "timeout",
+            topic.read_message: "timeout",
+            topic.read_many: "stack",
+            topic.read_messages: "copy",
+            topic.messages: "latest",
+            topic.snapshot: "copy",
+            topic.peek: "copy",
+            topic.seek: "timestamp_ns",
+            shmflow.wait: "timeout",
+            shmflow.Topic: "mode",
+        }
+        for call, name in keywords.items():
+            for key in (f"{name}\0", f"{name}\0junk", f"\0{name}"):
+                with pytest.raises(TypeError, match="keyword"):
+                    call(
+                        *(() if call in (topic.messages, topic.snapshot) else (b"x",)),
+                        **{key: None},
+                    )
+        with pytest.raises(ValueError, match="name of a group"):
+            shmflow.Topic(topic.name, group="g\0h")
+        for argument in ({"mode": "r\0w"}, {"start": "new\0"}, {"capacity": "1 MiB\0"}):
+            with pytest.raises(ValueError, match=r"must be|not a size"):
+                shmflow.Topic(topic.name, **argument)
+        with pytest.raises(ValueError, match="seek"):
+            topic.seek("new\0")
+        with pytest.raises(TypeError, match="not understood"):
+            topic.loan(3, "f4\0")
+        for call in (_core._peek, _core._clean, _core._identity):
+            with pytest.raises(ValueError, match="null"):
+                call("/dev/shm/shmflow.x\0y")
