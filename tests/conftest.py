@@ -199,6 +199,7 @@ PYTHON = [
     *("-W", "error", "-W", "ignore:This process:DeprecationWarning"),
     # On a machine under load the other end comes later than a second.
     *("-W", "ignore:waiting for topic:RuntimeWarning"),
+    *("-W", "ignore:timestamp_ns=:RuntimeWarning"),  # tests count in stamps
 ]
 
 

@@ -217,9 +217,9 @@ struct sf_out {
     const uint64_t *shape;
     const char *dtype;
     const void *meta;
-    uint64_t stamp_ns; /* 0: the time of publication */
+    uint64_t stamp_ns; /* if it brings one; else it is the time of publication */
     uint32_t ndim, dtype_len, meta_len;
-    bool fortran;
+    bool fortran, stamped;
 };
 
 #define SF_SMALL_LEN 4096u /* blocks up to this are copied inside the critical section */

@@ -226,7 +226,7 @@ publish_claim(struct sf_attachment *att, const struct sf_out *out, const struct 
 {
     struct sf_participant *p = &att->ring.slots[att->slot];
     struct sf_message m;
-    m.stamp_ns = out->stamp_ns ? out->stamp_ns : stamp_ns;
+    m.stamp_ns = out->stamped ? out->stamp_ns : stamp_ns;
     m.payload_len = out->payload_len;
     m.writer_pid = p->pid;
     m.ndim = out->ndim;

@@ -12,6 +12,8 @@
 #include <math.h>
 #include <string.h>
 
+#define SF_DAY_NS UINT64_C(86400000000000)
+
 /* Keywords are ASCII, compact and mostly unlike at their first letter. */
 static bool
 is_called(PyObject *key, const char *name)
@@ -122,24 +124,45 @@ sf_parse_timeout(PyObject *value, struct sf_deadline *out)
 }
 
 int
-sf_parse_stamp(PyObject *value, uint64_t *out)
+sf_parse_stamp(PyObject *value, uint64_t *out, bool *given)
 {
     *out = 0;
-    if (!value || value == Py_None) {
+    *given = value && value != Py_None;
+    if (!*given) {
         return 0;
     }
     long long stamp = PyLong_AsLongLong(value);
     if (stamp == -1 && PyErr_Occurred()) {
         return -1;
     }
-    if (stamp <= 0) {
-        PyErr_SetString(PyExc_ValueError,
-                        "timestamp_ns must be a positive number of nanoseconds since 1970 "
-                        "(time.time_ns()), or None for the time of the write");
+    if (stamp < 0) {
+        PyErr_Format(PyExc_ValueError,
+                     "timestamp_ns must be 0 or more nanoseconds since 1970 (time.time_ns()), or "
+                     "None for the time of the write, not %R",
+                     value);
         return -1;
     }
     *out = (uint64_t)stamp;
     return 0;
+}
+
+int
+sf_warn_of_stamp(TopicObject *topic, uint64_t stamp_ns)
+{
+    uint64_t now = os_realtime_ns();
+    uint64_t days = (now > stamp_ns ? now - stamp_ns : stamp_ns - now) / SF_DAY_NS;
+    if (days == 0 || topic->warned_stamp) {
+        return 0;
+    }
+    topic->warned_stamp = true;
+    return PyErr_WarnFormat(
+        PyExc_RuntimeWarning, 1,
+        "timestamp_ns=%llu of topic '%s' is %llu days %s this machine's clock; it travels as it "
+        "is, "
+        "but stamps are nanoseconds since 1970 (time.time_ns(), not time.monotonic_ns()), and ages "
+        "are told from them; told once per Topic",
+        (unsigned long long)stamp_ns, topic->t.name, (unsigned long long)days,
+        now > stamp_ns ? "before" : "after");
 }
 
 int

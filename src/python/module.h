@@ -56,7 +56,7 @@ typedef struct {
     bool open; /* t is initialised */
     bool stands; /* it will be, and begin at `standing`: unpickled */
     struct sf_standing standing;
-    bool warned_copy, warned_wait;
+    bool warned_copy, warned_wait, warned_stamp;
     struct sf_last_dtypes last;
     uint64_t copied; /* messages that read() copied, over all generations */
     PyObject *weakrefs;
@@ -119,7 +119,10 @@ SF_APART void sf_start(struct sf_deadline *deadline);
 SF_APART int sf_parse_call(const char *call, PyObject *const *args, Py_ssize_t nargs,
                            PyObject *kwnames, const char *const *names, int count, int positional,
                            int required, PyObject **out);
-SF_COLD int sf_parse_stamp(PyObject *value, uint64_t *out);
+/* *given: was there one? 0 is a stamp. */
+SF_COLD int sf_parse_stamp(PyObject *value, uint64_t *out, bool *given);
+/* Once per Topic, of a stamp that is a day or more from the clock: 0, or -1 with an exception. */
+SF_COLD int sf_warn_of_stamp(TopicObject *topic, uint64_t stamp_ns);
 int sf_parse_flag(PyObject *value, bool *out);
 
 /* ---- options.c ---- */
@@ -190,6 +193,9 @@ bool sf_shape_fits(PyObject *descr, const struct sf_message *message, const uint
 SF_APART int sf_check_out(PyObject *out, PyObject *descr, uint32_t ndim, const uint64_t *shape,
                           bool fortran);
 bool sf_is_array(PyObject *object);
+/* One whose values are its bytes: no subclass but those that _wire.ARRAYS names. 1, 0, or -1 with an
+ * exception. */
+int sf_is_plain_array(struct sf_state *state, PyObject *object);
 
 /* ---- the types ---- */
 
@@ -207,6 +213,8 @@ PyObject *sf_view_new_private(struct sf_state *state, uint64_t len, void **memor
 PyObject *sf_message_new(struct sf_state *state);
 /* Takes over what was taken. */
 void sf_message_fill(PyObject *message, struct sf_taken *taken);
+/* _message(), which pickles call. */
+PyObject *sf_message_restore(PyObject *module, PyObject *args);
 
 /* messages.c */
 PyObject *sf_topic_messages_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs,

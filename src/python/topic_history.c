@@ -167,7 +167,8 @@ sf_topic_peek_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
 struct target {
     PyObject *asked;
     uint64_t seq; /* 0: find it */
-    uint64_t stamp_ns; /* or 0 */
+    uint64_t stamp_ns; /* if it is asked for */
+    bool has_stamp;
     enum sf_start start;
 };
 
@@ -175,16 +176,19 @@ static int
 parse_target(PyObject *const *given, struct target *to)
 {
     static const char *const places[] = {"oldest", "latest", "new"};
-    bool has_place = given[0] && given[0] != Py_None, has_stamp = given[1] && given[1] != Py_None;
+    bool has_place = given[0] && given[0] != Py_None;
     *to = (struct target){.asked = given[0], .start = SF_OLDEST};
-    if (has_place == has_stamp) {
+    if (sf_parse_stamp(given[1], &to->stamp_ns, &to->has_stamp) < 0) {
+        return -1;
+    }
+    if (has_place == to->has_stamp) {
         PyErr_SetString(PyExc_TypeError,
                         "seek() takes either a place (the number of a message, 'oldest', 'latest' "
                         "or 'new') or timestamp_ns");
         return -1;
     }
-    if (has_stamp) {
-        return sf_parse_stamp(given[1], &to->stamp_ns);
+    if (to->has_stamp) {
+        return 0;
     }
     if (!PyUnicode_Check(given[0])) {
         int status = parse_seq(given[0], "seek", &to->seq);
@@ -210,9 +214,9 @@ seek_slice(struct sf_attachment *att, const struct target *to, uint64_t *seq)
     uint64_t until_ns = os_now_ns() + SF_SLICE_NS;
     int status;
     do {
-        *seq = to->seq        ? to->seq
-               : to->stamp_ns ? sf_find_stamp(att, to->stamp_ns)
-                              : sf_find_start(att, to->start);
+        *seq = to->seq         ? to->seq
+               : to->has_stamp ? sf_find_stamp(att, to->stamp_ns)
+                               : sf_find_start(att, to->start);
         status = sf_seek(att, *seq, until_ns);
     } while (status == SF_NOT_RETAINED && to->seq == 0 && os_now_ns() < until_ns);
     return status == SF_NOT_RETAINED && to->seq == 0 ? SF_BUSY : status;

@@ -308,20 +308,22 @@ sf_topic_send_some(struct sf_state *state, TopicObject *self, struct sf_source *
 struct circumstances {
     PyObject *meta; /* bytes of JSON, or NULL */
     uint64_t stamp_ns;
+    bool stamped;
     struct sf_deadline deadline;
 };
 
 /* Runs anybody's code: before the data is looked at (W4). */
 static SF_COLD int
-parse_circumstances(struct sf_state *state, PyObject *const *given, struct circumstances *with)
+parse_circumstances(TopicObject *self, PyObject *const *given, struct circumstances *with)
 {
     *with = (struct circumstances){.meta = NULL};
-    if (sf_parse_stamp(given[1], &with->stamp_ns) < 0 ||
+    if (sf_parse_stamp(given[1], &with->stamp_ns, &with->stamped) < 0 ||
+        (with->stamped && sf_warn_of_stamp(self, with->stamp_ns) < 0) ||
         sf_parse_timeout(given[2], &with->deadline) < 0) {
         return -1;
     }
     if (given[0] && given[0] != Py_None) {
-        with->meta = PyObject_CallMethod(state->wire, "pack_meta", "(O)", given[0]);
+        with->meta = PyObject_CallMethod(self->state->wire, "pack_meta", "(O)", given[0]);
     }
     return given[0] && given[0] != Py_None && !with->meta ? -1 : 0;
 }
@@ -330,6 +332,7 @@ static void
 put_circumstances(struct sf_source *source, const struct circumstances *with)
 {
     source->out.stamp_ns = with->stamp_ns;
+    source->out.stamped = with->stamped;
     if (with->meta) {
         source->out.meta = PyBytes_AS_STRING(with->meta);
         source->out.meta_len = (uint32_t)PyBytes_GET_SIZE(with->meta);
@@ -383,7 +386,7 @@ write_with_keywords(TopicObject *self, PyObject *const *args, Py_ssize_t nargs, 
     struct circumstances with;
     if (sf_parse_call("write", args, nargs, kwnames, names, 4, 1, 1, given) < 0 ||
         sf_enter_to_write(self->state, self, "write") < 0 ||
-        parse_circumstances(self->state, given + 1, &with) < 0) {
+        parse_circumstances(self, given + 1, &with) < 0) {
         return NULL;
     }
     PyObject *seq = write_with(self->state, self, given[0], &with);
@@ -431,7 +434,7 @@ sf_topic_loan_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
     struct circumstances with;
     if (sf_parse_call("loan", args, nargs, kwnames, names, 5, 2, 1, given) < 0 ||
         sf_enter_to_write(state, self, "loan") < 0 ||
-        parse_circumstances(state, given + 2, &with) < 0) {
+        parse_circumstances(self, given + 2, &with) < 0) {
         return NULL;
     }
     PyObject *loan = loan_with(state, self, given, &with);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from types import MappingProxyType
 from typing import Any
@@ -61,11 +62,46 @@ def test_repr_says_what_it_is(topic: shmflow.Topic) -> None:
 
 
 def test_a_given_timestamp_travels(topic: shmflow.Topic) -> None:
-    for stamp in (1, 1_700_000_000_123_456_789, 2**63 - 1):
+    for stamp in (0, 1, 1_700_000_000_123_456_789, 2**63 - 1):
         topic.write(b"x", timestamp_ns=stamp)
         assert topic.read_message(timeout=0).timestamp_ns == stamp
     topic.write(b"x", timestamp_ns=None)
     assert topic.read_message(timeout=0).timestamp_ns > 1_700_000_000_000_000_000
+
+
+def test_stamp_0_travels_with_loans_too_and_can_be_sought(topic: shmflow.Topic) -> None:
+    for stamp in (0, 5):
+        with topic.loan(LARGE, timestamp_ns=stamp):
+            pass
+        topic.write(np.zeros(LARGE), timestamp_ns=stamp)
+    assert [topic.read_message(0).timestamp_ns for _ in range(4)] == [0, 0, 5, 5]
+    assert topic.seek(timestamp_ns=0) == 1
+    assert topic.seek(timestamp_ns=1) == 3
+    with pytest.raises(TypeError, match="either"):
+        topic.seek(1, timestamp_ns=0)
+    with pytest.raises(TypeError, match="either"):
+        topic.seek(None, timestamp_ns=None)
+
+
+@pytest.mark.parametrize("call", ["write", "loan"])
+def test_a_stamp_that_is_not_of_this_clock_is_warned_of_once(topic_name: str, call: str) -> None:
+    now, day = time.time_ns(), 86_400 * 10**9
+    stamps = {
+        time.monotonic_ns(): "days before",
+        0: "days before",
+        now + 9 * day: "[89] days after",
+    }
+    for stamp, text in stamps.items():
+        with shmflow.Topic(topic_name, capacity="1 MiB") as topic:
+            write = getattr(topic, call)
+            for good in (None, now, now - day // 2, now + day // 2):
+                write(b"x" if call == "write" else 1, timestamp_ns=good)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                with pytest.raises(RuntimeWarning, match=rf"'{topic_name}' is .*{text}.*time_ns"):
+                    write(b"x" if call == "write" else 1, timestamp_ns=stamp)
+                write(b"x" if call == "write" else 1, timestamp_ns=stamp)
+            topic.unlink()
 
 
 METAS: list[dict[str, Any]] = [

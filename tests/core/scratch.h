@@ -215,6 +215,7 @@ send_bytes(struct sf_attachment *att, const void *data, uint64_t len, uint64_t s
     uint64_t seq = 0, until = SECONDS(20);
     struct sf_out out = out_of(data, len, &len);
     out.stamp_ns = stamp;
+    out.stamped = true;
     int status;
     if (sf_out_block_len(&out) <= SF_SMALL_LEN) {
         status = sf_send_small(att, &out, until, &seq);

@@ -298,6 +298,7 @@ TEST(long_types_many_dimensions_and_meta_travel_before_the_payload)
         .meta_len = 8,
         .fortran = true,
         .stamp_ns = 5,
+        .stamped = true,
     };
     CHECK_EQ(sf_send_small(att, &out, SF_TRY, &seq), 0);
     struct sf_message m;

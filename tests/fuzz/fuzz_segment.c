@@ -71,7 +71,8 @@ take_out(struct script *s)
     out.dtype_len = (how & 2) != 0 ? take_byte(&s->in) * 16u : 3;
     out.meta_len = (how & 4) != 0 ? take_byte(&s->in) * 257u : 0;
     out.fortran = (how & 8) != 0;
-    out.stamp_ns = (how & 16) != 0 ? take_number(&s->in, 8) : 0;
+    out.stamped = (how & 16) != 0;
+    out.stamp_ns = out.stamped ? take_number(&s->in, 8) : 0;
     out.payload_len = take_payload_len(&s->in, &s->world->ring.lay);
     return out;
 }

@@ -90,7 +90,8 @@ describe(const struct identity *id, struct text *text, struct sf_out *out)
         .dtype_len = is_long ? 48 : 3,
         .ndim = ndim,
         .meta_len = has_meta ? 1 + (uint32_t)(hash / 1024 % sizeof text->meta) : 0,
-        .stamp_ns = id->seed | 1,
+        .stamp_ns = id->seed,
+        .stamped = true,
         .fortran = (hash >> 40 & 1) != 0,
     };
     out->meta = has_meta ? text->meta : NULL;
