@@ -1,28 +1,31 @@
-"""What travels beside the bytes: dtypes, meta, and sizes that people write.
+"""What is written, as an array; and how its dtype travels beside the bytes.
 
 A dtype travels as the literal that `numpy.lib.format` writes into .npy headers, never as a
-pickle; meta travels as JSON. Both come back from shared memory, so both are taken as input:
-parsed as data, bounded, refused with `ValueError` when they are not what they should be.
+pickle. It comes back from shared memory, so it is taken as input: parsed as data, bounded,
+refused with `ValueError` when it is not what it should be. Meta likewise: _meta.py.
 """
 
 from __future__ import annotations
 
 import ast
-import json
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.lib.format import descr_to_dtype, dtype_to_descr
 
+from shmflow._errors import Error
+
 # The core asks for these here.
+from shmflow._meta import meta_of as meta_of
+from shmflow._meta import pack_meta as pack_meta
 from shmflow._names import format_size as format_size
 from shmflow._names import parse_size as parse_size
 
-MAX_META = 64 * 1024
 MAX_DTYPE = 16 * 1024
-CPU = 1  # kDLCPU of DLPack
+# Devices of DLPack whose memory the CPU reads: kDLCPU, kDLCUDAHost, kDLROCMHost, kDLCUDAManaged.
+CPU = 1
+READABLE = frozenset({CPU, 3, 11, 13})
 
 
 def describe(dtype: np.dtype[Any]) -> bytes:
@@ -80,45 +83,41 @@ def parse(wire: bytes) -> np.dtype[Any]:
     return dtype
 
 
-def pack_meta(meta: object) -> bytes:
-    """JSON of a mapping. TypeError or ValueError that say what to do."""
-    if not isinstance(meta, Mapping):
-        raise TypeError(
-            f"meta must be a mapping such as {{'exposure_us': 1200}}, not {type(meta).__name__}"
-        )
-    plain = dict(meta)  # what a mapping's own code raises is not about JSON
-    try:
-        text = json.dumps(plain, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-        packed = text.encode("utf-8")
-    except TypeError as error:
-        raise TypeError(f"meta must consist of JSON values: {error}") from error
-    except (ValueError, RecursionError) as error:  # the former also of text that is no Unicode
-        raise ValueError(f"meta must consist of JSON values: {error}") from error
-    if len(packed) > MAX_META:
-        raise ValueError(
-            f"meta takes {len(packed)} bytes of JSON, at most {MAX_META} travel with a message; "
-            "write large things as arrays of their own"
-        )
-    return packed
+# ---- data ----------------------------------------------------------------------------------------
 
 
-def unpack_meta(packed: bytes) -> dict[str, Any]:
-    """The mapping of a message's meta. ValueError if it is damaged."""
-    try:
-        value = json.loads(packed)
-    except (ValueError, RecursionError) as error:
-        raise ValueError("the meta of this message is damaged") from error
-    if not isinstance(value, dict):
-        raise ValueError("the meta of this message is damaged")
-    return value
+# Of these the values are the bytes. Of any other subclass nobody here knows: a Quantity has a unit,
+# a FITS_rec a scale, a masked array a mask.
+ARRAYS = frozenset({np.ndarray, np.memmap, np.matrix, np.recarray})
 
 
 def as_array(data: object) -> np.ndarray[Any, Any]:
     """What `write` makes of anything that is not plainly an ndarray. TypeError with advice."""
+    try:
+        return _as_array(data)
+    except (TypeError, MemoryError, RecursionError, Error):
+        raise
+    except Exception as error:  # of the object's own methods: it is no message
+        raise _unreadable(data, error) from error
+
+
+def _unreadable(data: object, error: Exception) -> TypeError:
+    return TypeError(
+        f"cannot read this {type(data).__name__}: {error}; bring it to the CPU and to a dtype of "
+        "NumPy's first, e.g. numpy.asarray(it)"
+    )
+
+
+def _as_array(data: object) -> np.ndarray[Any, Any]:
     if isinstance(data, np.ma.MaskedArray):
         raise TypeError(
             "a masked array would lose its mask; write array.filled(value), and the mask "
             "as an array of its own if you need it"
+        )
+    if isinstance(data, np.ndarray) and type(data) not in ARRAYS:
+        raise TypeError(
+            f"a {type(data).__name__} is an ndarray with a meaning of its own, which would be "
+            "lost; write np.asarray(it) if its plain numbers are the message"
         )
     if isinstance(data, (np.ndarray, np.generic)):
         return np.asarray(data)
@@ -147,29 +146,46 @@ def as_array(data: object) -> np.ndarray[Any, Any]:
         raise TypeError("a cv2.UMat lives in OpenCV's memory; write umat.get()")
     try:
         view = memoryview(data)  # type: ignore[arg-type]
-    except TypeError:
-        return _from_dlpack(data)
+    except (MemoryError, RecursionError):
+        raise
+    except Exception as error:
+        if isinstance(error, TypeError) or _has_dlpack(data):  # BufferError: JAX, on another device
+            return _from_dlpack(data)
+        raise
     try:
-        return np.asarray(view)
-    except (ValueError, TypeError) as error:
-        raise TypeError(f"the buffer's format {view.format!r} is not one of NumPy's") from error
+        array = np.asarray(view)
+    except (MemoryError, RecursionError):
+        raise
+    except Exception as error:
+        raise TypeError(
+            f"the buffer's format {view.format!r}, of items of {view.itemsize} bytes, is not one "
+            "of NumPy's; write the array that it is of, or memoryview(it).cast('B')"
+        ) from error
+    if array.dtype.names == () and array.dtype.itemsize:  # NumPy's reading of '5x', which is V5
+        array = array.view((np.void, array.dtype.itemsize))
+    return array
 
 
-def _from_dlpack(data: object) -> np.ndarray[Any, Any]:
-    if isinstance(data, type) or not hasattr(data, "__dlpack__"):
+def _has_dlpack(data: object) -> bool:
+    return not isinstance(data, type) and hasattr(data, "__dlpack__")
+
+
+def _from_dlpack(data: Any) -> np.ndarray[Any, Any]:
+    if not _has_dlpack(data):
         raise TypeError(
             f"cannot write an object of type {type(data).__name__}: write an ndarray, a number, "
             "bytes or a buffer; numpy.asarray(it) may make one"
         )
-    device = data.__dlpack_device__() if hasattr(data, "__dlpack_device__") else (CPU, 0)
-    if device[0] != CPU:
-        raise TypeError(
-            f"this {type(data).__name__} lives on another device (DLPack device "
-            f"{int(device[0])}:{int(device[1])}); bring it to the CPU first, e.g. tensor.cpu()"
-        )
     try:
-        return np.from_dlpack(data)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise TypeError(
-            f"cannot read this {type(data).__name__} through DLPack: {error}"
-        ) from error
+        device = data.__dlpack_device__() if hasattr(data, "__dlpack_device__") else (CPU, 0)
+        kind, number = int(device[0]), int(device[1])
+        if kind in READABLE:
+            return np.from_dlpack(data)
+    except (MemoryError, RecursionError, Error):
+        raise
+    except Exception as error:
+        raise _unreadable(data, error) from error
+    raise TypeError(
+        f"this {type(data).__name__} lives on another device (DLPack device {kind}:{number}); "
+        "bring it to the CPU first, e.g. tensor.cpu()"
+    )

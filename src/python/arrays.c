@@ -53,6 +53,18 @@ sf_is_array(PyObject *object)
     return PyArray_Check(object);
 }
 
+int
+sf_is_plain_array(struct sf_state *state, PyObject *object)
+{
+    if (PyArray_CheckExact(object) || !PyArray_Check(object)) {
+        return PyArray_CheckExact(object);
+    }
+    PyObject *arrays = PyObject_GetAttrString(state->wire, "ARRAYS");
+    int found = arrays ? PySet_Contains(arrays, (PyObject *)Py_TYPE(object)) : -1;
+    Py_XDECREF(arrays);
+    return found;
+}
+
 /* ---- dtypes ---- */
 
 static int

@@ -358,6 +358,16 @@ loan_array_method(PyObject *op, PyObject *args, PyObject *kwargs)
     return result;
 }
 
+static PyObject *
+loan_reduce(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(unused))
+{
+    PyErr_SetString(
+        PyExc_TypeError,
+        "a Loan cannot be copied or pickled: it is memory that this Topic is about to "
+        "publish; copy its array (loan.array.copy()), or publish() it and read it there");
+    return NULL;
+}
+
 static int
 loan_traverse(PyObject *op, visitproc visit, void *arg)
 {
@@ -453,6 +463,7 @@ static PyMethodDef loan_methods[] = {
      PyDoc_STR("__enter__($self, /)\n--\n\nThe array to be filled.")},
     {"__exit__", SF_GUARDED(loan_exit), METH_VARARGS,
      PyDoc_STR("__exit__($self, /, *exc)\n--\n\nPublish, or discard after an exception.")},
+    {"__reduce__", loan_reduce, METH_NOARGS, PyDoc_STR("TypeError: it cannot be pickled.")},
     {NULL, NULL, 0, NULL},
 };
 

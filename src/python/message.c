@@ -1,6 +1,6 @@
 /* Message: an array with all that the topic knows of it.
  *
- * Owns:      the Message type; its meta is parsed when it is first asked for.
+ * Owns:      the Message type; its meta is parsed when it is first asked for; its pickle, a copy.
  * Does not:  take messages (topic_read.c).
  *
  * Invariants
@@ -81,7 +81,8 @@ message_get_meta(PyObject *self, void *Py_UNUSED(closure))
     MessageObject *m = (MessageObject *)self;
     if (!m->meta) {
         struct sf_state *state = sf_state_of(Py_TYPE(self));
-        PyObject *meta = m->packed ? PyObject_CallMethod(state->wire, "unpack_meta", "O", m->packed)
+        PyObject *meta = m->packed ? PyObject_CallMethod(state->wire, "meta_of", "OKI", m->packed,
+                                                         m->seq, m->writer)
                                    : PyDict_New();
         if (!meta) {
             return NULL;
@@ -95,6 +96,55 @@ message_get_meta(PyObject *self, void *Py_UNUSED(closure))
         }
     }
     return Py_XNewRef(m->meta);
+}
+
+/* (_message, arguments): what pickle, and copy with it, make another one of. The array's bytes travel
+ * with it; meta does as it is, parsed or not, so that damaged meta is still no obstacle. */
+static PyObject *
+message_reduce(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    MessageObject *m = (MessageObject *)self;
+    PyObject *module = PyType_GetModule(Py_TYPE(self));
+    PyObject *make = module ? PyObject_GetAttrString(module, "_message") : NULL;
+    if (!make) {
+        return NULL;
+    }
+    PyObject *meta = m->meta ? m->meta : m->packed ? m->packed : Py_None;
+    return Py_BuildValue("N(OOKLKKI)", make, m->array, meta, m->seq, m->timestamp_ns, m->lost,
+                         m->skipped, m->writer);
+}
+
+PyObject *
+sf_message_restore(PyObject *module, PyObject *args)
+{
+    struct sf_taken taken;
+    PyObject *meta;
+    unsigned long long seq, lost, skipped;
+    long long stamp;
+    unsigned int writer;
+    if (!PyArg_ParseTuple(args, "OOKLKKI:_message", &taken.array, &meta, &seq, &stamp, &lost,
+                          &skipped, &writer)) {
+        return NULL;
+    }
+    if (!sf_is_array(taken.array) ||
+        !(meta == Py_None || PyBytes_Check(meta) || PyDict_Check(meta))) {
+        PyErr_SetString(PyExc_TypeError, "_message() takes what Message.__reduce__() gave");
+        return NULL;
+    }
+    PyObject *message = sf_message_new(sf_state_of_module(module));
+    if (!message) {
+        return NULL;
+    }
+    taken.seq = seq;
+    taken.lost = lost;
+    taken.skipped = skipped;
+    taken.stamp_ns = (uint64_t)stamp;
+    taken.writer_pid = writer;
+    Py_INCREF(taken.array);
+    taken.meta = PyBytes_Check(meta) ? Py_NewRef(meta) : NULL;
+    ((MessageObject *)message)->meta = PyDict_Check(meta) ? Py_NewRef(meta) : NULL;
+    sf_message_fill(message, &taken);
+    return message;
 }
 
 static PyObject *
@@ -130,25 +180,45 @@ static PyMemberDef message_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
+PyDoc_STRVAR(message_reduce_doc,
+             "__reduce__($self, /)\n--\n\n"
+             "Pickled, a Message is a copy: its array has memory of its own, in whatever process.\n"
+             "copy.deepcopy() makes the same; copy.copy() shares array and meta.");
+
 /* The rest of it is constant. */
 SF_GUARD_GET(message_get_meta, op);
+SF_GUARD_ARGS(message_reduce, op);
+
+static PyMethodDef message_methods[] = {
+    {"__reduce__", SF_GUARDED(message_reduce), METH_NOARGS, message_reduce_doc},
+    {NULL, NULL, 0, NULL},
+};
 
 static PyGetSetDef message_getset[] = {
     {"meta", SF_GUARDED(message_get_meta), NULL,
-     PyDoc_STR("The mapping that its writer gave, parsed from JSON; {} if none."), NULL},
+     PyDoc_STR(
+         "The mapping that its writer gave, parsed from JSON; {} if none. CorruptTopic if it\n"
+         "is damaged, as a writer in C may send it; the array is whole all the same."),
+     NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 PyDoc_STRVAR(message_doc,
              "What read_message() and messages() give: an array and its circumstances.\n"
              "\n"
-             "Fields: array, seq, timestamp_ns, meta, lost, skipped, writer. Frozen.");
+             "Fields: array, seq, timestamp_ns, meta, lost, skipped, writer. Frozen. It can be\n"
+             "pickled, and put into a multiprocessing.Queue, as a copy.");
 
 static PyType_Slot message_slots[] = {
-    {Py_tp_doc, (void *)message_doc},   {Py_tp_dealloc, message_dealloc},
-    {Py_tp_traverse, message_traverse}, {Py_tp_clear, message_clear},
-    {Py_tp_repr, message_repr},         {Py_tp_members, message_members},
-    {Py_tp_getset, message_getset},     {0, NULL},
+    {Py_tp_doc, (void *)message_doc},
+    {Py_tp_dealloc, message_dealloc},
+    {Py_tp_traverse, message_traverse},
+    {Py_tp_clear, message_clear},
+    {Py_tp_repr, message_repr},
+    {Py_tp_members, message_members},
+    {Py_tp_getset, message_getset},
+    {Py_tp_methods, message_methods},
+    {0, NULL},
 };
 
 PyType_Spec sf_message_spec = {

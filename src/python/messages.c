@@ -67,6 +67,20 @@ messages_next(PyObject *op)
     return NULL;
 }
 
+static PyObject *
+messages_reduce(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(unused))
+{
+    PyErr_SetString(PyExc_TypeError,
+                    "an iterator over a Topic cannot be copied or pickled; call messages() again, "
+                    "or pass the Topic to the other process and call it there");
+    return NULL;
+}
+
+static PyMethodDef messages_methods[] = {
+    {"__reduce__", messages_reduce, METH_NOARGS, PyDoc_STR("TypeError: it cannot be pickled.")},
+    {NULL, NULL, 0, NULL},
+};
+
 static int
 messages_traverse(PyObject *op, visitproc visit, void *arg)
 {
@@ -99,13 +113,10 @@ PyDoc_STRVAR(messages_doc, "The iterator that Topic.messages() returns; gives Me
 SF_GUARD_UNARY(messages_next, (PyObject *)((MessagesObject *)op)->topic);
 
 static PyType_Slot messages_slots[] = {
-    {Py_tp_doc, (void *)messages_doc},
-    {Py_tp_dealloc, messages_dealloc},
-    {Py_tp_traverse, messages_traverse},
-    {Py_tp_clear, messages_clear},
-    {Py_tp_iter, PyObject_SelfIter},
-    {Py_tp_iternext, SF_GUARDED(messages_next)},
-    {0, NULL},
+    {Py_tp_doc, (void *)messages_doc},   {Py_tp_dealloc, messages_dealloc},
+    {Py_tp_traverse, messages_traverse}, {Py_tp_clear, messages_clear},
+    {Py_tp_iter, PyObject_SelfIter},     {Py_tp_iternext, SF_GUARDED(messages_next)},
+    {Py_tp_methods, messages_methods},   {0, NULL},
 };
 
 PyType_Spec sf_messages_spec = {

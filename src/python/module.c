@@ -144,6 +144,7 @@ static PyMethodDef module_methods[] = {
     {"_identity", identity, METH_O, NULL},
     {"_guard", guard, METH_NOARGS, NULL},
     {"_try_folder", try_folder, METH_O, NULL},
+    {"_message", sf_message_restore, METH_VARARGS, NULL},
     {"wait", (PyCFunction)(void (*)(void))sf_wait_function, METH_FASTCALL | METH_KEYWORDS,
      sf_wait_doc},
     {NULL, NULL, 0, NULL},

@@ -270,8 +270,8 @@ PyDoc_STRVAR(
 PyDoc_STRVAR(
     reduce_doc,
     "__reduce__($self, /)\n--\n\n"
-    "Pickles as name, mode, identity, reader options and where it stands. Unpickling attaches, "
-    "never\n"
-    "creates; the copy reads on where this one stood when it was pickled, as in a forked child.");
+    "Pickles as name, mode, identity, reader options and where it stands. Unpickling attaches,\n"
+    "never creates; what comes out reads on where this one stood, as in a forked child.\n"
+    "copy.copy() and copy.deepcopy() are the same: another Topic, attached to the same topic.");
 
 #endif

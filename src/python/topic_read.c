@@ -415,9 +415,24 @@ sf_topic_open_reader(struct sf_state *state, TopicObject *self)
 
 /* ---- the calls ---- */
 
+/* 0, or -1 with an exception. */
 static int
-parse_request(const char *call, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
-              struct sf_request *request)
+check_out(struct sf_state *state, PyObject *out)
+{
+    int plain = sf_is_plain_array(state, out);
+    if (plain == 0) {
+        PyErr_Format(PyExc_TypeError, "out= must be an ndarray, not %.100s%s",
+                     Py_TYPE(out)->tp_name,
+                     sf_is_array(out) ? ", whose values are more than its bytes; pass "
+                                        "np.asarray(it) if these are meant"
+                                      : "");
+    }
+    return plain == 1 ? 0 : -1;
+}
+
+static int
+parse_request(struct sf_state *state, const char *call, PyObject *const *args, Py_ssize_t nargs,
+              PyObject *kwnames, struct sf_request *request)
 {
     static const char *const names[] = {"timeout", "latest", "copy", "out", "default"};
     PyObject *given[5];
@@ -434,12 +449,7 @@ parse_request(const char *call, PyObject *const *args, Py_ssize_t nargs, PyObjec
     }
     request->out = given[3] == Py_None ? NULL : given[3];
     request->or_default = given[4] == Py_Ellipsis ? NULL : given[4];
-    if (request->out && !sf_is_array(request->out)) {
-        PyErr_Format(PyExc_TypeError, "out= must be an ndarray, not %.100s",
-                     Py_TYPE(request->out)->tp_name);
-        return -1;
-    }
-    return 0;
+    return request->out ? check_out(state, request->out) : 0;
 }
 
 PyObject *
@@ -461,7 +471,7 @@ sf_topic_read_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
     struct sf_state *state = ((TopicObject *)op)->state;
     struct sf_request request;
     struct sf_taken taken;
-    if (parse_request("read", args, nargs, kwnames, &request) < 0) {
+    if (parse_request(state, "read", args, nargs, kwnames, &request) < 0) {
         return NULL;
     }
     int status = sf_read_next(state, (TopicObject *)op, &request, &taken);
@@ -491,7 +501,7 @@ sf_topic_read_message_method(PyObject *op, PyObject *const *args, Py_ssize_t nar
     struct sf_state *state = ((TopicObject *)op)->state;
     struct sf_request request;
     int status;
-    if (parse_request("read_message", args, nargs, kwnames, &request) < 0) {
+    if (parse_request(state, "read_message", args, nargs, kwnames, &request) < 0) {
         return NULL;
     }
     request.want_meta = true;

@@ -6,6 +6,7 @@ The fixture `keeps_working` checks that after each: messages that waited before 
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +43,75 @@ class BrokenTensor(OnAnotherDevice):
         return (1, 0)
 
 
+class Raising:
+    """An object whose methods raise what they like when they are asked for its bytes."""
+
+    def __init__(self, error: BaseException, where: str) -> None:
+        self.error, self.where = error, where
+
+    def __getattr__(self, name: str) -> Any:
+        if name != self.where:
+            raise AttributeError(name)
+        if name == "__dlpack__":
+            raise self.error
+        return self._raise
+
+    def _raise(self, *args: Any, **options: Any) -> Any:
+        raise self.error
+
+
+class RaisingDevice(OnAnotherDevice):
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def __dlpack_device__(self) -> Any:
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
+class RaisingTensor(RaisingDevice):
+    def __dlpack__(self, **options: Any) -> Any:
+        raise self.answer
+
+    def __dlpack_device__(self) -> Any:
+        return (1, 0)
+
+
+def released() -> memoryview:
+    view = memoryview(b"abc")
+    view.release()
+    return view
+
+
+def closed_map() -> mmap.mmap:
+    room = mmap.mmap(-1, 4096)
+    room.close()
+    return room
+
+
+class Quantity(np.ndarray):
+    """A subclass whose values are not its bytes alone."""
+
+
+class Scaled(np.recarray):
+    """FITS_rec is one of these."""
+
+
+TRAILING_GAP = np.dtype({"names": ["a"], "formats": ["i4"], "itemsize": 8})
+RAISED = [
+    ValueError("no"),
+    BufferError("no"),
+    RuntimeError("no"),
+    OverflowError("no"),
+    AttributeError("no"),
+    NotImplementedError("no"),
+    KeyError("no"),
+    OSError("no"),
+    SystemError("no"),
+    UserWarning("no"),
+]
+
 OVERLAPPING = np.dtype({"names": ["a", "b"], "formats": ["i4", "i2"], "offsets": [0, 2]})
 
 CANNOT_TRAVEL: dict[str, tuple[Any, str]] = {
@@ -62,6 +132,30 @@ CANNOT_TRAVEL: dict[str, tuple[Any, str]] = {
     "UMat": (UMat(), r"umat\.get\(\)"),
     "GPU tensor": (OnAnotherDevice(), r"DLPack device 2:0.*cpu\(\)"),
     "broken tensor": (BrokenTensor(), r"it went away"),
+    **{
+        f"{type(error).__name__} {how.__name__} {extra}": (
+            how(error, *extra),
+            r"cannot .*numpy\.asarray",
+        )
+        for error in RAISED
+        for how, extra in (
+            (RaisingDevice, ()),
+            (RaisingTensor, ()),
+            (Raising, ("__dlpack__",)),
+        )
+    },
+    "a device that is none": (RaisingDevice("cpu"), r"cannot read this RaisingDevice"),
+    "no device": (RaisingDevice(None), r"cannot read this RaisingDevice"),
+    "a device of one number": (RaisingDevice((1,)), r"cannot read this RaisingDevice"),
+    "released memoryview": (released(), r"cannot read this memoryview: .*released"),
+    "closed map": (closed_map(), r"cannot read this mmap: .*closed"),
+    "memoryview with a trailing gap": (
+        memoryview(np.zeros(3, TRAILING_GAP)),
+        r"write the array that it is of, or memoryview\(it\)\.cast",
+    ),
+    "a quantity": (np.zeros(3).view(Quantity), r"Quantity .*np\.asarray\(it\)"),
+    "a FITS_rec": (np.zeros(3, [("a", "i4")]).view(Scaled), r"Scaled .*np\.asarray\(it\)"),
+    "a chararray": (np.char.array(["a "]), r"chararray .*np\.asarray\(it\)"),
     "any object": (object(), r"type object"),
     "a class": (int, r"type type"),
     "an int beyond 64 bits": (2**70, r"64 bits"),
@@ -75,6 +169,24 @@ def test_data_that_cannot_travel_is_refused(keeps_working: Working, kind: str) -
     data, advice = CANNOT_TRAVEL[kind]
     with keeps_working() as topic, pytest.raises(TypeError, match=advice):
         topic.write(data)
+
+
+@pytest.mark.parametrize("error", [MemoryError, RecursionError, KeyboardInterrupt, shmflow.Closed])
+def test_what_is_no_fault_of_the_data_is_raised_as_it_is(
+    keeps_working: Working, error: type[BaseException]
+) -> None:
+    raised: Any = error("no")
+    with keeps_working() as topic:
+        for data in (RaisingDevice(raised), RaisingTensor(raised), Raising(raised, "__dlpack__")):
+            with pytest.raises(error):
+                topic.write(data)
+
+
+def test_out_of_a_subclass_is_refused(keeps_working: Working) -> None:
+    with keeps_working() as topic:
+        for out in (np.zeros(3, "i4").view(Quantity), np.ma.zeros(3, "i4")):
+            with pytest.raises(TypeError, match=r"out= must be .*np\.asarray"):
+                topic.read(timeout=0, out=out)
 
 
 def test_string_dtype_of_numpy_2_is_refused(keeps_working: Working) -> None:
@@ -129,7 +241,6 @@ BAD_META: list[tuple[Any, type[Exception]]] = [
     (5, TypeError),
     ({"a": object()}, TypeError),
     ({"a": {1, 2}}, TypeError),
-    ({"a": np.float32(1)}, TypeError),
     ({(1, 2): 3}, TypeError),
     ({"a": math.nan}, ValueError),
     ({"a": math.inf}, ValueError),
@@ -156,7 +267,7 @@ def test_bad_meta_is_refused(keeps_working: Working) -> None:
         deep = deep["d"]
 
 
-@pytest.mark.parametrize("stamp", [0, -1, 2**63, 1.5, "now"])
+@pytest.mark.parametrize("stamp", [-1, 2**63, 1.5, "now"])
 def test_bad_timestamp_is_refused(keeps_working: Working, stamp: Any) -> None:
     with keeps_working() as topic:
         for call in (

@@ -6,6 +6,7 @@ Each is sent small (copied when read) and large (read as a view of the ring).
 from __future__ import annotations
 
 import array
+import ctypes
 import gc
 import itertools
 from collections.abc import Callable, Iterator
@@ -229,6 +230,13 @@ def test_memoryview_keeps_its_format_and_shape(topic: shmflow.Topic) -> None:
         travels(topic, memoryview(raw).cast("?"), np.frombuffer(raw, "?"))
 
 
+def test_memoryview_of_plain_bytes_of_any_length_is_void(topic: shmflow.Topic) -> None:
+    for count in (3, 3000):
+        data = np.frombuffer(bytes(i % 251 for i in range(5 * count)), "V5")
+        travels(topic, memoryview(data), data)
+        travels(topic, memoryview(data)[::2], data[::2].copy())
+
+
 def test_memoryview_that_is_not_contiguous(topic: shmflow.Topic) -> None:
     raw = np.arange(20000, dtype="u1")
     travels(topic, memoryview(raw)[::-2], np.ascontiguousarray(raw[::-2]))
@@ -262,6 +270,37 @@ def test_dlpack_producer_on_the_cpu(topic: shmflow.Topic, dtype: str) -> None:
         data = np.arange(count).astype(dtype).reshape(2, -1)
         travels(topic, Tensor(data), data)
     travels(topic, Tensor(data[:, ::2]), np.ascontiguousarray(data[:, ::2]))
+
+
+class Managed(ctypes.Structure):
+    """The beginning of a DLManagedTensor: data, device."""
+
+    _fields_ = (("data", ctypes.c_void_p), ("kind", ctypes.c_int32), ("number", ctypes.c_int32))
+
+
+class Pinned(Tensor):
+    """Host memory that a GPU knows of: kDLCUDAHost, kDLROCMHost, kDLCUDAManaged."""
+
+    def __init__(self, data: np.ndarray[Any, Any], kind: int):
+        super().__init__(data)
+        self.kind = kind
+
+    def __dlpack__(self, **options: Any) -> Any:
+        capsule = self.data.__dlpack__()  # of the old form, which begins with the tensor
+        get = ctypes.pythonapi.PyCapsule_GetPointer
+        get.restype, get.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+        Managed.from_address(get(capsule, b"dltensor")).kind = self.kind
+        return capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (self.kind, 0)
+
+
+@pytest.mark.parametrize("kind", [3, 11, 13])
+def test_dlpack_of_memory_that_the_cpu_reads(topic: shmflow.Topic, kind: int) -> None:
+    for count in (6, 6000):
+        data = np.arange(count, dtype="f4")
+        travels(topic, Pinned(data, kind), data)
 
 
 def test_subclasses_arrive_as_plain_arrays(topic: shmflow.Topic, tmp_path: Path) -> None:

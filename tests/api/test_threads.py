@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import shmflow
-from shmflow import _wire
+from shmflow import _meta
 
 SMALL = 100  # bytes: copied, private as a loan
 LARGE = 20000  # bytes: in the ring
@@ -77,7 +77,7 @@ def test_meta_is_one_dict_for_all_threads(
     topic: shmflow.Topic, background: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = threading.Barrier(2, timeout=20)
-    unpack = _wire.unpack_meta
+    unpack = _meta.unpack_meta
 
     def unpack_together(packed: bytes) -> dict[str, Any]:
         together.wait()
@@ -85,7 +85,7 @@ def test_meta_is_one_dict_for_all_threads(
 
     topic.write(b"x", meta={"a": 1})
     message = topic.read_message(timeout=0)
-    monkeypatch.setattr(_wire, "unpack_meta", unpack_together)
+    monkeypatch.setattr(_meta, "unpack_meta", unpack_together)
     first, second = (background(lambda: message.meta) for _ in range(2))
     mine, other = first.outcome(), second.outcome()
     assert mine == {"a": 1} and mine is other is message.meta
