@@ -339,6 +339,10 @@ CALLS: dict[str, Callable[[World], Any]] = {
         w.fails(ValueError, w.reader.read, 0, copy=FRAME),
     ),
     "read_message": lambda w: (w.topic.write(FRAME), w.reader.read_message(0, latest=True)),
+    "read_message, pickled and copied": lambda w: [
+        (call(w.message).meta, call(w.message).array)
+        for call in (copy.copy, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)))
+    ],
     "read_message with meta": lambda w: (
         w.topic.write(SMALL, meta=META),
         w.reader.read_message(0, latest=True).meta,

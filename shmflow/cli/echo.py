@@ -59,8 +59,9 @@ def command(
     is slower than the writers it misses messages, and says how many. It waits for a topic that
     is not there yet, follows one that is made anew, and ends when the stream is shut down.
 
-    Bytes are shown as text, or in hex if they are none. In --json, NaN and infinities are null,
-    complex numbers are pairs; stamps are in nanoseconds since 1970, there and in --csv.
+    Bytes are shown as text, or in hex if they are none. In --json, NaN and infinities are null, so
+    is damaged meta, and complex numbers are pairs; stamps are in nanoseconds since 1970, there and
+    in --csv.
 
     \b
     Exit status:

@@ -84,7 +84,8 @@ def field_text(message: Message, field: str) -> str:
         case "bytes":
             return str(message.array.nbytes)
         case "meta":
-            return show.json_text(dict(message.meta))
+            meta = show.meta_of(message)
+            return show.DAMAGED_META if meta is None else show.json_text(meta)
     return str(getattr(message, field))
 
 
@@ -97,7 +98,7 @@ def header(message: Message) -> str:
         f"{array.dtype} {array.shape}",
         show.size(array.nbytes),
     ]
-    if message.meta:
+    if show.meta_of(message) != {}:
         parts.append(field_text(message, "meta"))
     if message.lost:
         parts.append(f"lost {message.lost:,} before this")
@@ -147,7 +148,7 @@ def as_json(message: Message, fields: Sequence[str]) -> dict[str, Any]:
         "dtype": lambda: array.dtype.str if array.dtype.names is None else str(array.dtype),
         "shape": lambda: list(array.shape),
         "bytes": lambda: array.nbytes,
-        "meta": lambda: dict(message.meta),
+        "meta": lambda: show.meta_of(message),
         "lost": lambda: message.lost,
         "writer": lambda: message.writer,
         "array": lambda: nested(array),

@@ -70,7 +70,7 @@ def newest_facts(monitor: Topic) -> dict[str, Any] | None:
         "timestamp_ns": message.timestamp_ns,
         "age_s": (time.time_ns() - message.timestamp_ns) / 1e9,
         "writer": message.writer,
-        "meta": dict(message.meta),
+        "meta": show.meta_of(message),
     }
 
 
@@ -129,6 +129,8 @@ def newest_text(newest: dict[str, Any] | None) -> str:
     shape = "×".join(map(str, newest["shape"])) or "()"
     text = f"{newest['seq']}: {newest['dtype']} {shape}, {show.size(newest['bytes'])}"
     text += f", {show.span(newest['age_s'])} ago by pid {newest['writer']}"
+    if newest["meta"] is None:
+        return f"{text}; its {show.DAMAGED_META}"
     return text + (f", meta: {show.printable(', '.join(newest['meta']))}" if newest["meta"] else "")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import math
 import os
 import re
 import shutil
@@ -16,9 +17,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
+
+if TYPE_CHECKING:
+    from shmflow._core import Message
 
 STATUS_EVERY = 0.2  # seconds between two states of a status line
 BARS = " ▁▂▃▄▅▆▇█"
@@ -111,12 +115,43 @@ def printable(text: str, kept: str = "") -> str:
     return UNPRINTABLE.sub(lambda m: m[0] if m[0] in kept else repr(m[0])[1:-1], text)
 
 
+def finite(value: Any) -> Any:
+    """JSON knows no NaN and no infinity: null is what it has instead. Other processes' meta may
+    have them (1e999 is one)."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: finite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [finite(item) for item in value]
+    return value
+
+
 def json_text(value: Any, **options: Any) -> str:
     """JSON that says the same everywhere: what a terminal obeys, or an output of another encoding
     has no letter for, as \\uXXXX."""
     plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
-    text = json.dumps(value, ensure_ascii=plain, **options)
+    options |= {"ensure_ascii": plain, "allow_nan": False}
+    try:
+        text = json.dumps(value, **options)
+    except ValueError:
+        text = json.dumps(finite(value), **options)
     return UNPRINTABLE.sub(lambda m: f"\\u{ord(m[0]):04x}", text)
+
+
+def meta_of(message: Message) -> dict[str, Any] | None:
+    """The message's meta; None where it is damaged, as a writer in C may send it: the rest of the
+    message is none the worse for it."""
+    from shmflow._errors import CorruptTopic
+
+    try:
+        return dict(message.meta)
+    except CorruptTopic:
+        return None
+
+
+DAMAGED_META = "meta is damaged: no JSON object"
 
 
 # ---- tables and JSON -----------------------------------------------------------------------------

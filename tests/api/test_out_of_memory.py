@@ -171,6 +171,19 @@ CALLS = {
     "for texts": ("", "(topic._last(), topic._lock_holder())"),
     "pickle": ("", "reader.__reduce__()"),
     "restore": ("f, args = reader.__reduce__()", "f(*args)"),
+    "pickle a message": (
+        "fill(); m = reader.read_message(0, latest=True, copy=True)",
+        "m.__reduce__()",
+    ),
+    "restore a message": (
+        "fill(); f, args = reader.read_message(0, latest=True, copy=True).__reduce__()",
+        "f(*args)",
+    ),
+    "damaged meta": (
+        "fill(); f, args = reader.read_message(0, latest=True, copy=True).__reduce__(); "
+        "m = f(args[0], b'[1]', *args[2:])",
+        "fails(lambda: m.meta)",
+    ),
     "topics": ("", "shmflow.topics()"),
     "clean": ("", "shmflow.clean()"),
     "unlink by name": (

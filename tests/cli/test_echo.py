@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import time
 
 import numpy as np
@@ -224,3 +225,74 @@ def test_a_wait_for_a_topic_is_told_once(topic_name):
             topic.write(b"first")
             topic.shutdown()
             assert echo.finish() == (0, "first\n", "")
+
+
+DAMAGED = [b"", b"{", b"[1]", b"\xff", b"5", b"{" * 5000, b'{"a":' * 200 + b"1" + b"}" * 200]
+
+
+@pytest.mark.parametrize("meta", DAMAGED, ids=range(len(DAMAGED)))
+def test_damaged_meta_is_told_and_the_rest_goes_on(topic_name, monkeypatch, meta):
+    from shmflow import _wire
+    from shmflow.cli.web.newest import Source
+
+    with sf.Topic(topic_name, capacity="1 MiB") as topic:
+        monkeypatch.setattr(_wire, "pack_meta", lambda _: meta)  # as a writer in C can
+        topic.write(np.arange(3), meta={})
+        monkeypatch.undo()
+        if not meta:
+            assert topic.read_message(0).meta == {}
+            return
+        message = topic.read_message(0)
+        for _ in range(2):
+            with pytest.raises(sf.CorruptTopic, match=r"message 1, written by pid .*no JSON"):
+                message.meta  # noqa: B018
+        assert message.array.tolist() == [0, 1, 2] and pickle.loads(pickle.dumps(message)).seq == 1
+        topic.write(np.arange(2), meta={"good": 1})
+        status, out, err = piped("echo", topic_name, "--from-oldest", "-n", "2")
+        assert (status, err) == (0, "") and "meta is damaged" in out and '{"good": 1}' in out
+        status, out, err = piped("echo", topic_name, "--from-oldest", "-n", "2", "--json")
+        assert (status, err) == (0, "")
+        first, second = map(json.loads, out.splitlines())
+        assert (
+            first["meta"] is None and first["array"] == [0, 1, 2] and second["meta"] == {"good": 1}
+        )
+        for more in (["--csv"], ["--field", "meta"]):
+            status, _, err = piped("echo", topic_name, "--from-oldest", "-n", "2", *more)
+            assert (status, err) == (0, "")
+        monkeypatch.setattr(_wire, "pack_meta", lambda _: meta)
+        topic.write(np.arange(3), meta={})
+        monkeypatch.undo()
+        status, out, err = piped("info", topic_name)
+        assert (status, err) == (0, "") and "its meta is damaged" in out
+        status, out, err = piped("info", topic_name, "--json")
+        assert (status, err) == (0, "") and json.loads(out)["newest"]["meta"] is None
+        source = Source(topic_name)
+        newest = source.newest()
+        assert newest is not None and "damaged" in str(newest.meta)
+        assert newest.array.tolist() == [0, 1, 2]
+        source.close()
+        del newest, message
+
+
+def test_json_never_has_a_nan(topic_name, monkeypatch):
+    from shmflow import _wire
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    meta = b'{"nan": NaN, "in": [-Infinity, {"far": 1e999, "near": 1}], "text": "NaN"}'
+    with sf.Topic(topic_name, "w", capacity="1 MiB") as topic:
+        monkeypatch.setattr(_wire, "pack_meta", lambda _: meta)
+        topic.write(np.array([np.nan, np.inf, 1]), meta={})
+        monkeypatch.undo()
+        for command in (["echo", topic_name, "--json", "--once"], ["info", topic_name, "--json"]):
+            status, out, _ = piped(*command)
+            told = json.loads(out, parse_constant=refuse)
+            told = told.get("newest", told)
+            assert status == 0 and told["meta"] == {
+                "nan": None,
+                "in": [None, {"far": None, "near": 1}],
+                "text": "NaN",
+            }
+        status, out, _ = piped("echo", topic_name, "--once")
+        assert status == 0 and "NaN," not in out

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from shmflow._errors import NotRetained
+from shmflow.cli import show
 from shmflow.cli.pictures import Array, Choice, encode, kind_of, picture, shown_axes
 from shmflow.cli.watch import Watch
 from shmflow.cli.web.readings import reading, short
@@ -127,13 +128,14 @@ class Source:
             except NotRetained:
                 continue
             self._encoded.clear()
+            meta = show.meta_of(message)
             self._there = Newest(
                 f"{inode}-{message.seq}",
                 message.seq,
                 message.timestamp_ns,
                 message.writer,
                 message.array,
-                message.meta,
+                {"meta": "damaged: no JSON object"} if meta is None else meta,
             )
             break
         self._rest_until = time.monotonic() + REST * (time.monotonic() - start)
