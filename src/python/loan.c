@@ -444,6 +444,7 @@ PyDoc_STRVAR(discard_doc,
 #define TOPIC_OF(op) ((PyObject *)((LoanObject *)(op))->topic)
 SF_GUARD_FAST(loan_publish, TOPIC_OF(op));
 SF_GUARD_ARGS(loan_discard, TOPIC_OF(op));
+SF_GUARD_ARGS(loan_reduce, TOPIC_OF(op));
 SF_GUARD_CALL(loan_array_method, TOPIC_OF(op));
 SF_GUARD_ARGS(loan_enter, TOPIC_OF(op));
 SF_GUARD_ARGS(loan_exit, TOPIC_OF(op));
@@ -463,7 +464,8 @@ static PyMethodDef loan_methods[] = {
      PyDoc_STR("__enter__($self, /)\n--\n\nThe array to be filled.")},
     {"__exit__", SF_GUARDED(loan_exit), METH_VARARGS,
      PyDoc_STR("__exit__($self, /, *exc)\n--\n\nPublish, or discard after an exception.")},
-    {"__reduce__", loan_reduce, METH_NOARGS, PyDoc_STR("TypeError: it cannot be pickled.")},
+    {"__reduce__", SF_GUARDED(loan_reduce), METH_NOARGS,
+     PyDoc_STR("__reduce__($self, /)\n--\n\nTypeError: it can be neither pickled nor copied.")},
     {NULL, NULL, 0, NULL},
 };
 

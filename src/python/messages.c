@@ -76,11 +76,6 @@ messages_reduce(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(unused))
     return NULL;
 }
 
-static PyMethodDef messages_methods[] = {
-    {"__reduce__", messages_reduce, METH_NOARGS, PyDoc_STR("TypeError: it cannot be pickled.")},
-    {NULL, NULL, 0, NULL},
-};
-
 static int
 messages_traverse(PyObject *op, visitproc visit, void *arg)
 {
@@ -111,6 +106,13 @@ PyDoc_STRVAR(messages_doc, "The iterator that Topic.messages() returns; gives Me
 
 /* What it has of its own is constant. */
 SF_GUARD_UNARY(messages_next, (PyObject *)((MessagesObject *)op)->topic);
+SF_GUARD_ARGS(messages_reduce, (PyObject *)((MessagesObject *)op)->topic);
+
+static PyMethodDef messages_methods[] = {
+    {"__reduce__", SF_GUARDED(messages_reduce), METH_NOARGS,
+     PyDoc_STR("__reduce__($self, /)\n--\n\nTypeError: it can be neither pickled nor copied.")},
+    {NULL, NULL, 0, NULL},
+};
 
 static PyType_Slot messages_slots[] = {
     {Py_tp_doc, (void *)messages_doc},   {Py_tp_dealloc, messages_dealloc},
