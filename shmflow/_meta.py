@@ -85,7 +85,7 @@ def _json_of(value: Any, depth: int) -> Any:
         return value
     if isinstance(value, np.bool_):
         return bool(value)
-    if isinstance(value, np.integer) and not isinstance(value, np.timedelta64):
+    if isinstance(value, np.integer) and value.dtype.kind in "iu":  # a timedelta64 is one, to NumPy
         return int(value)
     if type(value) is np.ndarray and value.dtype.kind in "biuf":
         if value.size > MAX_META // 2:
