@@ -257,14 +257,21 @@ publish_claim(struct sf_attachment *att, const struct sf_out *out, const struct 
     return status;
 }
 
+/* Did it have to go round what is taken? Then the next messages may have more room than this one. */
+static bool
+was_short(const struct sf_claim *claim)
+{
+    return claim->in_lane || claim->met_taken;
+}
+
 /* What follows a publication, or several, after unlock. */
 static void
-announce(struct sf_attachment *att, bool in_lane, uint64_t now)
+announce(struct sf_attachment *att, bool short_of_room, uint64_t now)
 {
     sf_bell_ring(&att->ring.header->bell);
     sf_bell_ring(&att->ring.header->room);
-    if (in_lane) {
-        clean_rarely(att); /* main was short: maybe the dead hold some of it */
+    if (short_of_room) {
+        clean_rarely(att); /* maybe the dead hold some of main */
     }
     uint64_t next = sf_load_relaxed(&att->next_name_ns); /* a hint */
     if (now >= next || next - now > 2 * SF_NAME_NS) { /* the second: the clock was set back */
@@ -303,7 +310,7 @@ sf_send_small(struct sf_attachment *att, const struct sf_out *out, uint64_t unti
         sf_bell_ring(&att->ring.header->room); /* H: a claim was given back */
         return status;
     }
-    announce(att, claim.in_lane, now);
+    announce(att, was_short(&claim), now);
     /* Of the next blocks, not of this one: J2. */
     sf_fill_pages(att, claim.off, claim.len, true);
     return 0;
@@ -320,12 +327,12 @@ sf_send_batch(struct sf_attachment *att, const struct sf_out *const *outs, int c
         return status;
     }
     uint64_t now = os_realtime_ns();
-    bool in_lane = false;
+    bool any_short = false;
     int sent = 0;
     while (status == 0) {
         status = send_locked(att, outs[sent], &claim, now, seq);
         if (status == 0) {
-            in_lane |= claim.in_lane;
+            any_short |= was_short(&claim);
             if (++sent == count) {
                 break;
             }
@@ -334,7 +341,7 @@ sf_send_batch(struct sf_attachment *att, const struct sf_out *const *outs, int c
         }
     }
     sf_unlock(att);
-    announce(att, in_lane, now);
+    announce(att, any_short, now);
     sf_fill_pages(att, claim.off, claim.len, true); /* J2, as above */
     return sent > 0 ? sent : status;
 }
@@ -372,7 +379,7 @@ sf_send_publish(struct sf_attachment *att, const struct sf_out *out, const struc
     status = publish_claim(att, out, claim, now, seq);
     sf_unlock(att);
     if (status == 0) {
-        announce(att, claim->in_lane, now);
+        announce(att, was_short(claim), now);
         sf_fill_pages(att, claim->off + claim->len, claim->len, true); /* of the next one: J2 */
     }
     return status;

@@ -28,8 +28,9 @@ struct sf_ring {
     _Atomic uint32_t *scratch;
     /* Private to the lock's holder: a table was found to be out of range; the tables were rebuilt,
      * so that bells are due after unlock; the block after which a claim will put its own; the floor
-     * that a claim keeps to, and whether it was in the way. */
-    bool corrupt, mended, met_floor;
+     * that a claim keeps to, whether it was in the way, whether it was computed anew for it; whether
+     * the claim met a block that is neither a message nor room. */
+    bool corrupt, mended, met_floor, floor_known, met_taken;
     uint32_t anchor;
     uint64_t floor;
 };
@@ -105,6 +106,8 @@ struct sf_claim {
     uint64_t off, len; /* private copies: the shared ones are a peer's to spoil */
     uint32_t desc;
     bool in_lane;
+    bool
+        met_taken; /* a block that is neither a message nor room was in the way: maybe a dead one's */
 };
 SF_APART int sf_claim_locked(struct sf_ring *ring, uint32_t owner, uint64_t len, enum sf_lane lane,
                              struct sf_claim *claim);

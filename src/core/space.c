@@ -24,8 +24,9 @@
  *       no other participant claims in the lane. So large messages are not starved by small. One
  *       that has waited for a whole slice claims out of turn: the first in line may be frozen.
  *   P4  Whatever the tables hold, a claim lies within one area, and a lane's block in the lane.
- *   P5  Nothing at or above the floor is evicted (floor.c). It is asked for anew only when it was in
- *       the way.
+ *   P5  Nothing at or above the floor is evicted (floor.c). It is computed anew only when it was in
+ *       the way, once a claim, and then before the lane is looked at: a floor that is merely old sends
+ *       no message where readers must copy it.
  *
  * A crash here leaves: links, cursor, tail and free list in any state (all derived), and at most
  * one descriptor with len set and owner ours: a dead one's claim. len is stored last (claim) and
@@ -160,27 +161,42 @@ reap(struct sf_ring *ring, uint32_t desc)
     push_free(ring, desc);
 }
 
-/* May a run go over this block? Sets *seq if it is a message. */
+/* May a run go over this block? Sets *seq if it is a message. Notes one that is neither a message nor
+ * room, for it may be a dead one's that nobody has cleaned yet. */
 static bool
 is_passable(struct sf_ring *ring, int area, uint32_t desc, uint64_t *seq)
 {
     struct sf_desc *d = &ring->descs[desc];
     *seq = sf_load_relaxed(&d->seq); /* G: only lock holders store it */
-    if (*seq == 0) {
-        uint32_t owner = sf_load_acquire(&d->owner); /* E with discard */
-        if (owner != 0) {
-            return !sf_owner_lives(ring, owner);
-        }
-    }
-    /* G. Below the threshold nobody holds (ring.c, retire). */
-    return area == LANE || sf_load_relaxed(&d->len) < ring->lay.threshold ||
-           !sf_is_held(ring, desc);
+    uint32_t owner = *seq == 0 ? sf_load_acquire(&d->owner) : 0; /* E with discard */
+    bool passable = owner != 0 ? !sf_owner_lives(ring, owner)
+                               /* G. Below the threshold nobody holds (ring.c, retire). */
+                               : area == LANE || sf_load_relaxed(&d->len) < ring->lay.threshold ||
+                                     !sf_is_held(ring, desc);
+    ring->met_taken |= !passable && *seq == 0;
+    return passable;
 }
 
 static uint32_t
 after(struct sf_ring *ring, int area, uint32_t desc)
 {
     return get(ring, desc == SF_NIL ? &ring->header->first[area] : &ring->links[desc].next);
+}
+
+/* P5: the stored floor was in the way; true if it is only old, so that a second look is worth it. */
+static SF_COLD bool
+floor_has_risen(struct sf_ring *ring)
+{
+    if (ring->corrupt || !ring->met_floor || ring->floor_known) {
+        return false;
+    }
+    ring->floor_known = true; /* one look a claim: readers, and liars, move on meanwhile */
+    if (!sf_raise_floor_locked(ring)) {
+        return false;
+    }
+    ring->floor = sf_load_relaxed(&ring->header->floor_seq); /* G */
+    ring->met_floor = false;
+    return true;
 }
 
 /* ---- eviction ---- */
@@ -419,11 +435,14 @@ take_free(struct sf_ring *ring)
             if (desc != SF_NIL || ring->corrupt || tail > head) {
                 break;
             }
-            if (tail >= ring->floor) {
-                ring->met_floor = true;
+            if (tail < ring->floor) {
+                sf_evict_through_locked(ring, tail);
+                continue;
+            }
+            ring->met_floor = true;
+            if (!floor_has_risen(ring)) {
                 break;
             }
-            sf_evict_through_locked(ring, tail);
         }
     }
     if (desc != SF_NIL) {
@@ -462,29 +481,35 @@ find_room_in_lane(struct sf_ring *ring, uint32_t owner, uint64_t len, enum sf_la
     if (lane == SF_LANE_NEVER || (in_turn && !is_my_turn(ring, owner))) {
         return false;
     }
-    bool found = find_room(ring, LANE, len, off);
+    bool found;
+    do {
+        found = find_room(ring, LANE, len, off);
+    } while (!found && floor_has_risen(ring));
     if (!found && is_my_turn(ring, owner)) {
         set(&ring->header->turn, owner);
     }
     return found;
 }
 
-/* One search, up to the floor as it is stored. */
+/* Main, as far as the floor lets it, then the lane. */
 static SF_APART SF_HOT int
 search(struct sf_ring *ring, uint32_t owner, uint64_t len, enum sf_lane lane, uint32_t *desc,
        uint64_t *off)
 {
-    ring->corrupt = ring->met_floor = false;
+    ring->corrupt = ring->met_floor = ring->floor_known = ring->met_taken = false;
     ring->floor = sf_load_relaxed(&ring->header->floor_seq); /* G */
     *desc = take_free(ring);
     if (*desc == SF_NIL) {
-        return ring->corrupt ? SF_CORRUPT : SF_NO_ROOM;
+        return ring->corrupt ? SF_CORRUPT : ring->met_floor ? SF_LAGGING : SF_NO_ROOM;
     }
-    bool found = find_room(ring, MAIN, len, off) ||
-                 (!ring->corrupt && find_room_in_lane(ring, owner, len, lane, off));
+    bool found;
+    do {
+        found = find_room(ring, MAIN, len, off);
+    } while (!found && floor_has_risen(ring));
+    found = found || (!ring->corrupt && find_room_in_lane(ring, owner, len, lane, off));
     if (!found || ring->corrupt) {
         push_free(ring, *desc);
-        return ring->corrupt ? SF_CORRUPT : SF_NO_ROOM;
+        return ring->corrupt ? SF_CORRUPT : ring->met_floor ? SF_LAGGING : SF_NO_ROOM;
     }
     return 0;
 }
@@ -497,12 +522,6 @@ sf_claim_locked(struct sf_ring *ring, uint32_t owner, uint64_t len, enum sf_lane
     uint64_t off = 0;
     len = len == 0 ? SF_LINE : sf_round_up(len, SF_LINE);
     int status = search(ring, owner, len, lane, &desc, &off);
-    if (status == SF_NO_ROOM && ring->met_floor) {
-        if (sf_raise_floor_locked(ring)) {
-            status = search(ring, owner, len, lane, &desc, &off);
-        }
-        status = status == SF_NO_ROOM && ring->met_floor ? SF_LAGGING : status;
-    }
     if (status < 0) {
         return status;
     }
@@ -518,7 +537,11 @@ sf_claim_locked(struct sf_ring *ring, uint32_t owner, uint64_t len, enum sf_lane
     int area = area_of(ring, off);
     insert_after(ring, area, ring->anchor, desc);
     set(&ring->header->cursor[area], desc);
-    *claim = (struct sf_claim){.off = off, .len = len, .desc = desc, .in_lane = area == LANE};
+    *claim = (struct sf_claim){.off = off,
+                               .len = len,
+                               .desc = desc,
+                               .in_lane = area == LANE,
+                               .met_taken = ring->met_taken};
     if (ring->corrupt) {
         sf_store_relaxed(&d->owner, 0); /* nobody's: the rebuild that follows frees it */
         return SF_CORRUPT;

@@ -354,3 +354,18 @@ def test_one_that_writes_too_joins_a_topic_that_is_there(
             range(writer.depth or 0)
         )
         assert topic.lost == 0
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_who_reads_as_fast_as_it_is_written_to_copies_nothing(
+    topic_name: str, lossless: bool
+) -> None:
+    frame = np.zeros((272, 640, 3), np.uint8)
+    with (
+        shmflow.Topic(topic_name, "w") as writer,
+        shmflow.Topic(topic_name, "r", lossless=lossless) as reader,
+    ):
+        for _ in range(100):
+            writer.write(frame)
+            reader.read(0)
+        assert (reader.stats().pinned, reader.stats().copied) == (100, 0)

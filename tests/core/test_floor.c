@@ -328,3 +328,63 @@ TEST(a_floor_that_lies_is_bounded)
     plain_check_history(&p);
     plain_close(&p);
 }
+
+/* Who reads as fast as it is written to is in nobody's way, though the stored floor says so. */
+TEST(an_old_floor_sends_no_message_through_the_lane)
+{
+    struct plain p;
+    struct sf_claim claim;
+    plain_open(&p, 16 * 4096, 4 * 4096, 0);
+    be_lossless(&p, 2, 1);
+    for (uint64_t seq = 1; seq <= 200; seq++) {
+        CHECK_EQ(plain_claim(&p, 0, 4096, &claim), 0);
+        CHECK(!claim.in_lane);
+        CHECK_EQ(plain_publish(&p, &claim, 4096), 0);
+        read_to(&p, 2, seq + 1);
+    }
+    CHECK_EQ(plain_head(&p) + 1 - plain_tail(&p), 16);
+    plain_check_history(&p);
+    plain_close(&p);
+}
+
+/* The lane asks as well: with main held, an old floor in the lane makes nobody wait. */
+TEST(an_old_floor_in_the_lane_is_no_lag)
+{
+    struct plain p;
+    struct sf_claim claim;
+    plain_open(&p, 4096, 4096, 63);
+    CHECK_NE(plain_put(&p, 4096), 0);
+    (void)plain_pin(&p, 1, 9);
+    be_lossless(&p, 2, 2);
+    CHECK_EQ(plain_claim(&p, 0, p.ring.lay.lane_len, &claim), 0);
+    CHECK(claim.in_lane);
+    CHECK_EQ(plain_publish(&p, &claim, 64), 0);
+    CHECK_EQ(plain_claim(&p, 0, 64, &claim), SF_LAGGING);
+    read_to(&p, 2, 3);
+    CHECK_EQ(plain_claim(&p, 0, 64, &claim), 0);
+    CHECK(claim.in_lane);
+    plain_check(&p);
+    plain_close(&p);
+}
+
+/* A claim that finds no descriptor frees the oldest of what was read. */
+TEST(descriptors_come_free_of_what_was_read_since)
+{
+    struct plain p;
+    struct sf_claim claim;
+    plain_open(&p, 1 << 16, 4096, 63);
+    be_lossless(&p, 2, 1);
+    for (uint64_t i = 0; i < 8; i++) {
+        CHECK_NE(plain_put(&p, 64), 0);
+    }
+    while (sf_load_relaxed(&p.ring.header->free_first) != SF_NIL) { /* one thread */
+        CHECK_EQ(plain_claim(&p, 5, 64, &claim), 0);
+    }
+    CHECK_EQ(plain_claim(&p, 5, 64, &claim), SF_LAGGING);
+    CHECK_EQ(plain_tail(&p), 1);
+    read_to(&p, 2, 4);
+    CHECK_EQ(plain_claim(&p, 5, 64, &claim), 0);
+    CHECK_EQ(plain_tail(&p), 2); /* and no more than was needed */
+    plain_check_history(&p);
+    plain_close(&p);
+}

@@ -7,6 +7,7 @@ lane when there is nothing else.
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Callable
 
@@ -157,6 +158,29 @@ def test_history_is_kept_again_after_hoarders_let_go(
             writer.write(size)
         blocks = CAPACITY // (size + 64)  # the meta lies in a prefix of 64 bytes
         assert topic.head - topic.tail + 1 >= blocks > while_held
+
+
+def test_history_is_kept_again_after_a_hoarder_was_killed(
+    topic_name: str, hoarders: Callable[..., list]
+) -> None:
+    """Its holds leave room enough to write by: nobody waits, and nobody uses the lane."""
+    size = 64 * 1024
+    with shmflow.Topic(topic_name, "w", capacity=CAPACITY, max_message=MAX_MESSAGE) as topic:
+        writer = Writer(topic)
+        (child,) = hoarders(CAPACITY // 2)
+        for _ in range(50):
+            writer.write(size)
+        hoard([child], topic.head)
+        for _ in range(80):
+            writer.write(size)
+        blocks = CAPACITY // (size + 64)
+        assert topic.head - topic.tail + 1 < blocks
+        child.kill()
+        end = time.monotonic() + 30
+        while topic.head - topic.tail + 1 < blocks and time.monotonic() < end:
+            writer.write(size)
+        assert topic.head - topic.tail + 1 >= blocks
+        assert topic.stats().writer_waits == 0
 
 
 def test_two_writers_share_the_lane_while_readers_hold_the_rest(
