@@ -32,7 +32,6 @@ HEADER_RUNGS = {
     "SF_TRUNCATED": "it does not have the length that its header tells",
     "SF_SPARSE": "it has holes, as a copy has, and a hole may find no memory when it is used",
     "SF_CORRUPT": "its tables contradict each other",
-    "SF_BAD_MESSAGE": "a message in it is described in an impossible way",
 }
 
 # What a file system cannot do, tried on a file of it.
@@ -56,6 +55,7 @@ REFUSALS: dict[str, tuple[type[OSError], int]] = {
     "SF_NO_CGROUP": (errors.NoSpace, errno.ENOMEM),
     "SF_FORMAT": (errors.CorruptTopic, errno.EINVAL),
     **dict.fromkeys(FILE_SYSTEM_LACKS, (errors.UnsupportedFileSystem, errno.EOPNOTSUPP)),
+    "SF_BAD_MESSAGE": (errors.CorruptTopic, errno.EINVAL),
     **dict.fromkeys(HEADER_RUNGS, (errors.CorruptTopic, errno.EINVAL)),
 }
 
@@ -384,6 +384,12 @@ def _refusal(status: str, topic: Topic, details: dict[str, Any]) -> str:
                 f"asked for {format_size(details.get('wanted', 0))} for {quoted}, the memory "
                 f"cgroup admits {format_size(details.get('room', 0))} more; give a smaller "
                 "capacity or raise the container's memory limit"
+            )
+        case "SF_BAD_MESSAGE":
+            return (
+                f"message {details['seq']} of {quoted}, written by pid {details['writer']}, is "
+                "described in an impossible way: its dtype, shape and length do not agree, so "
+                "nobody can read it; the others are not affected, and the next read goes on behind"
             )
         case "SF_FORMAT":
             return (

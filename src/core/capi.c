@@ -4,23 +4,19 @@
  * Does not:  add any behaviour: what it does, Python does by the same calls.
  *
  * Invariants
- *   I1  A read that fails has consumed nothing; a write that fails has published nothing.
- *   I2  The numbers of shmflow.h are those of status.h.
+ *   I1  A read that fails has consumed nothing, but for a message that cannot be: that is passed, or
+ *       every later read would fail on it. A write that fails has published nothing.
+ *   I2  What shmflow_write lets through every reader understands: dtype, shape, length and meta are
+ *       checked against each other before anything is claimed.
  * A crash here leaves: what flow.c says.
  */
 #include "core/shmflow.h"
 
 #include "core/topic.h"
+#include "core/wire.h"
 
 #include <errno.h>
 #include <string.h>
-
-_Static_assert(SHMFLOW_EMPTY == SF_EMPTY && SHMFLOW_BUSY == SF_BUSY &&
-                   SHMFLOW_NO_ROOM == SF_NO_ROOM && SHMFLOW_ENDED == SF_ENDED &&
-                   SHMFLOW_NOT_FOUND == SF_NOT_FOUND && SHMFLOW_TOO_LARGE == SF_TOO_LARGE &&
-                   SHMFLOW_INTERRUPTED == SF_INTERRUPTED && SHMFLOW_LAGGING == SF_LAGGING &&
-                   SHMFLOW_OWN_LAG == SF_OWN_LAG,
-               "I2");
 
 struct shmflow_topic {
     struct sf_topic t;
@@ -31,7 +27,7 @@ struct hold {
     struct sf_attachment *att; /* referenced; NULL: a copy */
     uint32_t desc;
     uint64_t shape[SF_MAX_DIMS];
-    char bytes[]; /* a copy: prefix and payload; pinned: a short dtype */
+    char bytes[]; /* of a copy: prefix and payload; of all: dtype and meta, a NUL behind each */
 };
 
 static uint64_t
@@ -143,30 +139,70 @@ send(struct sf_attachment *att, const struct sf_out *out, uint64_t until_ns, uin
     return status;
 }
 
-int
-shmflow_write(struct shmflow_topic *topic, const struct shmflow_array *array, int64_t timeout_ns,
-              uint64_t *seq)
+/* Does the length follow from shape and dtype, as readers will check it? */
+static bool
+is_whole(const char *dtype, uint32_t dtype_len, const uint64_t *shape, uint32_t ndim,
+         uint64_t payload_len)
 {
-    struct sf_topic *t = &topic->t;
-    uint64_t until_ns = until(timeout_ns), number = 0;
-    struct sf_out out = {
+    uint64_t len;
+    if (!sf_dtype_itemsize(dtype, dtype_len, &len)) {
+        return false;
+    }
+    uint64_t nonzero = len ? len : 1;
+    for (uint32_t i = 0; i < ndim; i++) {
+        uint64_t dim = shape[i];
+        /* Also without the zeros: NumPy wants the product of the others to fit as well. */
+        if (__builtin_mul_overflow(nonzero, dim ? dim : 1, &nonzero) || nonzero > INT64_MAX) {
+            return false;
+        }
+        len *= dim;
+    }
+    return len == payload_len;
+}
+
+/* What the caller's array means, if it means anything (I2). */
+static int
+describe_out(const struct shmflow_array *array, struct sf_out *out)
+{
+    *out = (struct sf_out){
         .data = array->data,
         .payload_len = array->len,
         .shape = array->shape,
         .dtype = array->dtype ? array->dtype : "|u1",
         .meta = array->meta,
         .ndim = array->ndim,
-        .meta_len = array->meta ? array->meta_len : 0,
+        .meta_len = array->meta_len,
         .fortran = array->fortran != 0,
     };
-    if (!array->dtype && array->ndim == 0) {
-        out.ndim = 1;
-        out.shape = &array->len;
+    if (!array->dtype && array->ndim == 0 && !array->shape) {
+        out->ndim = 1;
+        out->shape = &array->len;
     }
-    out.dtype_len =
-        array->dtype && array->dtype_len ? array->dtype_len : (uint32_t)strlen(out.dtype);
-    if (out.ndim > SF_MAX_DIMS || out.dtype_len > SF_MAX_DTYPE || out.meta_len > SF_MAX_META) {
+    size_t dtype_len = array->dtype && array->dtype_len ? array->dtype_len : strlen(out->dtype);
+    bool described = out->ndim <= SF_MAX_DIMS && dtype_len <= SF_MAX_DTYPE &&
+                     (out->shape || out->ndim == 0) && (array->dtype || array->dtype_len == 0) &&
+                     (out->data || out->payload_len == 0);
+    bool has_meta = out->meta || out->meta_len != 0;
+    if (!described || (has_meta && (!out->meta || out->meta_len > SF_MAX_META))) {
         return SF_BAD_VALUE;
+    }
+    out->dtype_len = (uint32_t)dtype_len;
+    return is_whole(out->dtype, out->dtype_len, out->shape, out->ndim, out->payload_len) &&
+                   (!has_meta || sf_is_json_object(out->meta, out->meta_len))
+               ? 0
+               : SF_BAD_VALUE;
+}
+
+int
+shmflow_write(struct shmflow_topic *topic, const struct shmflow_array *array, int64_t timeout_ns,
+              uint64_t *seq)
+{
+    struct sf_topic *t = &topic->t;
+    uint64_t until_ns = until(timeout_ns), number = 0;
+    struct sf_out out;
+    int refused = describe_out(array, &out);
+    if (refused < 0) {
+        return refused;
     }
     if (t->options.mode == SF_MODE_R) {
         return SF_WRONG_MODE; /* its attachment has no writable arena */
@@ -229,9 +265,10 @@ shmflow_strstatus(int status)
 
 /* ---- reading ---- */
 
-/* Describes the message out of its prefix (private or pinned) and its descriptor. */
+/* Describes the message out of its prefix (private or pinned) and its descriptor. `texts` gets dtype
+ * and meta. */
 static void
-describe(const struct sf_message *m, const char *prefix, struct hold *hold,
+describe(const struct sf_message *m, const char *prefix, char *texts, struct hold *hold,
          struct shmflow_message *out)
 {
     struct shmflow_array *a = &out->array;
@@ -243,11 +280,16 @@ describe(const struct sf_message *m, const char *prefix, struct hold *hold,
     a->shape = hold->shape;
     a->ndim = m->ndim;
     a->fortran = m->fortran;
-    a->dtype = prefix;
+    a->dtype = texts;
     a->dtype_len = m->dtype_len;
+    memcpy(texts, long_dtype ? prefix : (const char *)m->dtype, m->dtype_len);
+    texts[m->dtype_len] = 0;
+    texts += m->dtype_len + 1;
     prefix += long_dtype ? m->dtype_len : 0;
-    a->meta = m->meta_len ? prefix : NULL;
+    a->meta = m->meta_len ? texts : NULL;
     a->meta_len = m->meta_len;
+    memcpy(texts, prefix, m->meta_len);
+    texts[m->meta_len] = 0;
     a->len = m->payload_len;
     out->seq = m->seq;
     out->timestamp_ns = m->stamp_ns;
@@ -261,19 +303,22 @@ static int
 take(struct sf_attachment *att, struct shmflow_message *out, uint64_t *wait_for)
 {
     struct sf_message m;
-    m.seq = 0;
+    m.seq = m.writer_pid = 0;
     uint64_t from;
     int status = sf_take_look(att, false, &from, &m);
     *wait_for = m.seq;
     if (status == SF_BAD_MESSAGE) {
-        (void)sf_take_commit(att, from, &m);
+        (void)sf_take_commit(att, from, &m); /* I1 */
     }
+    out->hold = NULL;
+    out->seq = m.seq; /* told of one that cannot be taken as well */
+    out->writer_pid = m.writer_pid;
     if (status < 0) {
         return status;
     }
     bool pinned = m.pinnable && sf_pin(att, &m, false) == SF_PIN_OK;
     uint64_t copy_len = pinned ? 0 : m.prefix_len + m.payload_len;
-    struct hold *hold = os_alloc_raw(sizeof *hold + copy_len + SF_INLINE_DTYPE);
+    struct hold *hold = os_alloc_raw(sizeof *hold + copy_len + m.dtype_len + m.meta_len + 2);
     if (!hold) {
         if (pinned) {
             sf_unpin(att, m.desc);
@@ -293,16 +338,16 @@ take(struct sf_attachment *att, struct shmflow_message *out, uint64_t *wait_for)
     if (pinned) {
         sf_attachment_ref(att);
     }
-    describe(&m, prefix, hold, out);
-    if (m.dtype_len <= SF_INLINE_DTYPE) {
-        memcpy(hold->bytes + copy_len, m.dtype, SF_INLINE_DTYPE);
-        out->array.dtype = hold->bytes + copy_len;
+    describe(&m, prefix, hold->bytes + copy_len, hold, out);
+    const struct shmflow_array *a = &out->array;
+    bool whole = is_whole(a->dtype, a->dtype_len, a->shape, a->ndim, a->len);
+    if (!still || !whole) {
+        shmflow_release(out);
     }
     if (!still) {
         sf_take_raced(att, &m);
-        shmflow_release(out);
     }
-    return still;
+    return !still ? 0 : whole ? 1 : SF_BAD_MESSAGE;
 }
 
 static int

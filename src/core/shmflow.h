@@ -27,20 +27,43 @@
 extern "C" {
 #endif
 
-#define SHMFLOW_EMPTY (-5001)       /* no message within the timeout */
-#define SHMFLOW_BUSY (-5002)        /* another writer held the lock all the time */
-#define SHMFLOW_NO_ROOM (-5003)     /* everything that would fit is held or being written */
-#define SHMFLOW_ENDED (-5005)       /* the stream was shut down (and is drained) */
-#define SHMFLOW_NOT_FOUND (-5007)   /* no such topic */
-#define SHMFLOW_TOO_LARGE (-5010)   /* larger than the topic's max_message */
+/* All that is returned besides an -errno. */
+#define SHMFLOW_EMPTY (-5001) /* no message within the timeout */
+#define SHMFLOW_BUSY (-5002) /* another writer held the lock all the time */
+#define SHMFLOW_NO_ROOM (-5003) /* everything that would fit is held or being written */
+#define SHMFLOW_ENDED (-5005) /* the stream was shut down (and is drained) */
+#define SHMFLOW_NOT_FOUND (-5007) /* no such topic */
+#define SHMFLOW_MISMATCH (-5009) /* the topic in use has other sizes than were asked for */
+#define SHMFLOW_TOO_LARGE (-5010) /* larger than the topic's max_message */
+#define SHMFLOW_DENIED (-5011) /* no permission for the file or its folder */
+#define SHMFLOW_NO_SLOT (-5012) /* the topic has as many participants as it admits */
+#define SHMFLOW_NO_SPACE (-5013) /* the file system has no room for a new topic */
+#define SHMFLOW_NO_CGROUP (-5014) /* the memory cgroup has no room for a new topic */
+#define SHMFLOW_BAD_NAME (-5015) /* not a topic name */
+#define SHMFLOW_BAD_VALUE (-5016) /* an option out of range, or an array that does not add up */
+#define SHMFLOW_WRONG_MODE (-5017) /* the topic was opened to read */
+#define SHMFLOW_STRANGER (-5018) /* another user's topic: give permissions if you mean to share */
+#define SHMFLOW_RACE (-5019) /* others made and removed it all the time: call again */
 #define SHMFLOW_INTERRUPTED (-5020) /* a signal came */
-#define SHMFLOW_LAGGING (-5021)     /* a lossless reader has yet to read what would have to go */
-#define SHMFLOW_OWN_LAG (-5022)     /* as above, and it is this very topic object: read first */
-/* What the folder's file system lacks, so that no topic can lie there: */
-#define SHMFLOW_FS_LOCKS (-5031)   /* locks that a mapping keeps (overlayfs) */
-#define SHMFLOW_FS_SHARING (-5032) /* memory that processes share */
-#define SHMFLOW_FS_RESERVE (-5033) /* memory that is reserved (ramfs, some of FUSE) */
-#define SHMFLOW_FS_FUTEX (-5034)   /* files to sleep on */
+#define SHMFLOW_LAGGING (-5021) /* a lossless reader has yet to read what would have to go */
+#define SHMFLOW_OWN_LAG (-5022) /* as above, and it is this very topic object: read first */
+#define SHMFLOW_NO_LOSSLESS_HERE (-5023) /* the topic admits no lossless readers */
+#define SHMFLOW_NO_GROUP (-5024) /* all 16 groups have members */
+#define SHMFLOW_GROUP_POLICY (-5025) /* the group's members have another value of lossless */
+#define SHMFLOW_FS_LOCKS (-5031) /* the folder's file system has no locks that a mapping keeps, */
+#define SHMFLOW_FS_SHARING (-5032) /* or no memory that processes share, */
+#define SHMFLOW_FS_RESERVE (-5033) /* or none that can be reserved, */
+#define SHMFLOW_FS_FUTEX (-5034) /* or no files to sleep on */
+#define SHMFLOW_NOT_A_FILE (-5101) /* what has the topic's name is no topic: not a file, */
+#define SHMFLOW_SHORT (-5102) /* or too short, */
+#define SHMFLOW_FOREIGN (-5103) /* or some other program's, */
+#define SHMFLOW_ENDIAN (-5104) /* or from a machine of the other byte order, */
+#define SHMFLOW_FORMAT (-5105) /* or from another version of shmflow, */
+#define SHMFLOW_BAD_HEADER (-5106) /* or with a header that contradicts itself, */
+#define SHMFLOW_TRUNCATED (-5107) /* or not as long as its header tells */
+#define SHMFLOW_CORRUPT (-5108) /* the topic's tables contradict each other */
+#define SHMFLOW_SPARSE (-5110) /* it has holes, as a copy has */
+#define SHMFLOW_BAD_MESSAGE (-5109) /* message->seq cannot be; it was passed, read on */
 
 struct shmflow_topic; /* opaque */
 
@@ -55,17 +78,20 @@ struct shmflow_options {
     const char *group; /* each message goes to one member of the group of that name; NULL: none */
 };
 
-/* What a message is. As a sender: dtype NULL is "|u1" (bytes), ndim 0 with dtype NULL is one
- * dimension of len bytes; meta is a JSON object or NULL. */
+/* What a message is. As a sender: dtype NULL is "|u1" (bytes), and then ndim 0 and shape NULL is one
+ * dimension of len bytes; meta is a JSON object or NULL. What does not add up is SHMFLOW_BAD_VALUE: len
+ * that is not the product of shape times the bytes of one element, a dtype or meta that is none. */
 struct shmflow_array {
     const void *data;
     uint64_t len; /* bytes of data */
-    const char *dtype; /* as in a .npy header: "<f4", "|u1" */
+    /* As in a .npy header: "<f4", "|u1", "[('x', '<f4'), ('t', '<i8')]". Of a message that was read it
+     * has a NUL behind it. */
+    const char *dtype;
     uint32_t dtype_len; /* bytes of dtype; 0: strlen */
-    uint32_t ndim; /* at most 32 */
+    uint32_t ndim; /* at most 32; 0 is a single element */
     const uint64_t *shape;
-    const void *meta;
-    uint32_t meta_len;
+    const void *meta; /* UTF-8. Of a message that was read it has a NUL behind it. */
+    uint32_t meta_len; /* bytes of meta; 0 only where it is NULL */
     int fortran; /* non-zero: Fortran order */
 };
 

@@ -74,6 +74,20 @@ sf_raise(struct sf_state *state, TopicObject *topic, int status)
 }
 
 int
+sf_raise_of_taken(struct sf_state *state, TopicObject *topic, int status,
+                  const struct sf_taken *taken)
+{
+    if (status != SF_BAD_MESSAGE) {
+        return sf_raise(state, topic, status);
+    }
+    PyObject *details = Py_BuildValue("{sK sI}", "seq", (unsigned long long)taken->seq, "writer",
+                                      taken->writer_pid);
+    int result = details ? sf_raise_with(state, topic, status, details) : -1;
+    Py_XDECREF(details);
+    return result;
+}
+
+int
 sf_raise_empty(struct sf_state *state, TopicObject *topic, double timeout)
 {
     return raise_made(PyObject_CallMethod(state->texts, "empty", "Od", (PyObject *)topic, timeout));

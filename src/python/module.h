@@ -89,6 +89,9 @@ SF_COLD int sf_raise(struct sf_state *state, TopicObject *topic, int status);
 SF_COLD int sf_raise_unopened(struct sf_state *state, const char *name, int status);
 SF_COLD int sf_raise_with(struct sf_state *state, TopicObject *topic, int status,
                           PyObject *details);
+/* The same after a look at a message: one that cannot be is told with its number and its writer. */
+SF_COLD int sf_raise_of_taken(struct sf_state *state, TopicObject *topic, int status,
+                              const struct sf_taken *taken);
 SF_COLD int sf_raise_empty(struct sf_state *state, TopicObject *topic, double timeout);
 SF_COLD int sf_raise_full(struct sf_state *state, TopicObject *topic, int status, double timeout,
                           uint64_t len);

@@ -116,6 +116,7 @@ sf_take_stack(TopicObject *self, const struct sf_request *request, struct sf_tak
         status = sf_take_dtype(self, att, &kind.first, kind.prefix, shape, &descr);
     }
     if (status == SF_BAD_MESSAGE) {
+        taken->writer_pid = kind.first.writer_pid;
         (void)sf_take_commit(att, from, &kind.first); /* Q1 */
     }
     if (status == 1) {

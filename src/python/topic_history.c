@@ -66,7 +66,7 @@ look_up(struct sf_state *state, TopicObject *self, uint64_t generation, uint64_t
     if (status == SF_NOT_RETAINED) {
         return 0;
     }
-    return status == -1 ? -1 : sf_raise(state, self, status);
+    return status == -1 ? -1 : sf_raise_of_taken(state, self, status, &taken);
 }
 
 static int

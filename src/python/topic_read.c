@@ -239,11 +239,12 @@ take(TopicObject *self, const struct sf_request *request, bool pass, struct sf_t
     uint64_t from;
     int status = request->at != 0 ? look_at(att, request->at, &from, &m)
                                   : sf_take_look(att, request->newest, &from, &m);
-    if (status == SF_BAD_MESSAGE && pass) {
-        (void)commit(att, request, from, &m); /* Q1 */
-    }
     taken->seq = m.seq; /* of an empty ring: the one to wait for */
     if (status < 0) {
+        if (status == SF_BAD_MESSAGE) {
+            taken->writer_pid = m.writer_pid;
+            (void)(pass && commit(att, request, from, &m)); /* Q1 */
+        }
         return status;
     }
     int small = take_small(self, att, request, from, &m, taken);
@@ -379,7 +380,7 @@ sf_read_next(struct sf_state *state, TopicObject *self, const struct sf_request 
                 status = 0;
             }
             else if (status < 0) {
-                return sf_raise(state, self, status);
+                return sf_raise_of_taken(state, self, status, taken);
             }
         }
         if (status != 0) {

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import shmflow
@@ -278,3 +279,35 @@ def test_a_writer_with_requirements_does_not_destroy_what_is_foreign(
         shmflow.Topic(topic_name, create=True)
     assert path.read_bytes() == b"precious" * 1000
     path.unlink()
+
+
+def test_an_impossible_message_is_told_with_its_number_and_its_writer(
+    topic_name: str, path: Path
+) -> None:
+    """The topic is as good as before: nobody is advised to remove it."""
+    told = rf"message 2 of .*{topic_name}.*, written by pid {os.getpid()}, .* impossible way"
+    with shmflow.Topic(topic_name, "w") as writer:
+        for number in range(3):
+            writer.write(np.full(3, number, np.float32))
+        data = path.read_bytes()
+        second = data.index(b"<f4\0", data.index(b"<f4\0") + 1)
+        with path.open("r+b", buffering=0) as file:
+            file.seek(second)
+            file.write(b"<f3\0")
+        with shmflow.Topic(topic_name, "r") as reader:
+            for look in (lambda: reader.peek(2), reader.snapshot):
+                with pytest.raises(shmflow.CorruptTopic, match=told) as caught:
+                    look()
+                assert "unlink" not in str(caught.value)
+            for read in (reader.read, lambda: reader.read_many(5, stack=True)):
+                assert reader.seek(1) == 1
+                assert reader.read(0)[0] == 0
+                with pytest.raises(shmflow.CorruptTopic, match=told) as caught:
+                    read()
+                assert "unlink" not in str(caught.value)
+                assert reader.read(0)[0] == 2
+            assert reader.seek(1) == 1
+            assert [int(array[0]) for array in reader.read_many(5)] == [0]
+            with pytest.raises(shmflow.CorruptTopic, match=told):
+                reader.read_many(5)
+        writer.unlink()

@@ -108,17 +108,24 @@ static int
 write_one(struct shmflow_topic *topic, struct input *in, const struct sf_layout *lay)
 {
     static const char bytes[1 << 17];
-    static const uint64_t shape[SF_MAX_DIMS];
+    static const char *const dtypes[] = {"|u1", "[('of one field', '|u1')]", bytes, "<f4"};
+    char meta[2 + 256 * 5] = "{}";
+    uint64_t shape[SF_MAX_DIMS];
     uint8_t how = take_byte(in);
-    struct shmflow_array array = {.data = bytes, .len = take_payload_len(in, lay), .shape = shape};
+    struct shmflow_array array = {.data = bytes, .len = take_payload_len(in, lay)};
     if ((how & 1) != 0) {
-        array.dtype = bytes;
-        array.dtype_len = 1 + take_byte(in);
+        array.dtype = dtypes[how >> 4 & 3];
+        array.dtype_len = array.dtype == bytes ? 1 + take_byte(in) : 0;
         array.ndim = take_byte(in) % (SF_MAX_DIMS + 2);
+        array.shape = shape;
+        for (int i = 0; i < (int)SF_MAX_DIMS; i++) {
+            shape[i] = i == 0 ? array.len : 1;
+        }
     }
     if ((how & 2) != 0) {
-        array.meta = bytes;
-        array.meta_len = take_byte(in) * 5u;
+        memset(meta + 2, (how & 8) != 0 ? 'x' : ' ', sizeof meta - 2);
+        array.meta = meta;
+        array.meta_len = 2 + take_byte(in) * 5u;
     }
     return shmflow_write(topic, &array, (how & 4) != 0 ? 1000000 : 0, NULL);
 }
