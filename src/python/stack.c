@@ -7,6 +7,7 @@
  *   K1  The one that differs is not taken: it begins the next call's array.
  *   K2  A message is consumed when its bytes are complete in the array, one by one; a failure
  *       before the first has consumed nothing, but for Q1 of topic_read.c.
+ *   K3  The array is made for what is alike, counted beforehand: never for more than is retained.
  * A crash here leaves: a pin of a dead participant.
  */
 #include "python/module.h"
@@ -31,6 +32,20 @@ is_alike(struct sf_attachment *att, const struct kind *kind, const struct sf_mes
            (m->ndim > SF_INLINE_DIMS || memcmp(m->shape, f->shape, (size_t)m->ndim * 8) == 0) &&
            (kind->common == 0 ||
             memcmp(sf_message_prefix(att, m), kind->prefix, kind->common) == 0);
+}
+
+/* How many messages from the first on are alike, at most `most`. A hint: fill looks again. */
+static uint64_t
+count_alike(struct sf_attachment *att, const struct kind *kind, uint64_t most)
+{
+    uint64_t seq = kind->first.seq, head = sf_load_seq(&att->ring.header->head); /* B */
+    struct sf_message m;
+    most = most < att->ring.lay.index_len ? most : att->ring.lay.index_len; /* tables may lie */
+    while (seq - kind->first.seq + 1 < most && seq < head &&
+           sf_look(&att->ring, seq + 1, &m) == 0 && m.seq == seq + 1 && is_alike(att, kind, &m)) {
+        seq++;
+    }
+    return seq - kind->first.seq + 1;
 }
 
 /* 1, 0 another was quicker or it was evicted meanwhile. The block is held while a large one is copied,
@@ -120,9 +135,7 @@ sf_take_stack(TopicObject *self, const struct sf_request *request, struct sf_tak
         (void)sf_take_commit(att, from, &kind.first); /* Q1 */
     }
     if (status == 1) {
-        uint64_t head = sf_load_seq(&att->ring.header->head); /* B */
-        uint64_t there = head >= kind.first.seq ? head - kind.first.seq + 1 : 1;
-        uint64_t most = there < request->stack ? there : request->stack;
+        uint64_t most = count_alike(att, &kind, request->stack);
         array = sf_array_stack(descr, most, kind.first.ndim, shape, kind.first.fortran);
         count = array ? fill(att, &kind, most, sf_array_data(array)) : 0;
         if (array && count > 0 && count < most) {

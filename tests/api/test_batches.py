@@ -8,6 +8,7 @@ import itertools
 import signal
 import sys
 import threading
+import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -297,4 +298,24 @@ def test_what_comes_while_it_reads_is_left_for_the_next_call(
         assert len(reader.read_many(1000)) == 10
         assert topic.head == 20
         assert len(reader.read_messages(1000)) == 10
+        topic.unlink()
+
+
+def test_a_stack_takes_memory_for_what_is_alike_only(topic_name: str) -> None:
+    """Not for the first one's size times all that follow."""
+    large = 4 << 20
+    with shmflow.Topic(topic_name, capacity="16 MiB", depth=2100) as topic:
+        topic.write(np.ones(large, "u1"))
+        topic.write_many(np.arange(2000.0))
+        assert topic.read_message(copy=True).array.nbytes == large  # whatever is lazy has been done
+        for place in (1, 2):
+            topic.seek(place)
+            tracemalloc.start()
+            try:
+                stack = topic.read_many(10_000, stack=True)
+                peak = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+            assert len(stack) == (1 if place == 1 else 2000)
+            assert peak < 2 * stack.nbytes + 100_000
         topic.unlink()
