@@ -18,7 +18,7 @@ class TopicInfo:
     """One topic, as `topics()` tells of it.
 
     name: as given to `Topic`.  size: bytes of its file.  capacity: bytes for messages.
-    depth: the most messages retained.  head: number of the newest message, 0 if none.
+    depth: the most messages retained, however small.  head: the newest one's number, 0 if none.
     retained: messages there now.  readers, writers: living participants that have read, written.
     participants: all living ones.  temporary: goes with its last participant.
     ended: was shut down.  error: why it cannot be used, or '' (then the numbers are 0).

@@ -134,6 +134,18 @@ def newest_text(newest: dict[str, Any] | None) -> str:
     return text + (f", meta: {show.printable(', '.join(newest['meta']))}" if newest["meta"] else "")
 
 
+def ring_text(facts: dict[str, Any]) -> str:
+    """What fits: as many as were asked for, or as the newest tells."""
+    text = show.size(facts["capacity"])
+    if facts["asked_depth"]:
+        return f"{text} for at most {facts['asked_depth']} messages"
+    if facts["newest"] is None:
+        return f"{text} for as many messages as fit, at most {facts['depth']}"
+    length = max(64, -(-facts["newest"]["bytes"] // 64) * 64)
+    count = min(facts["depth"], facts["capacity"] // length)
+    return f"{text} for as many messages as fit: {count} like the newest"
+
+
 def lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """What stands above the table."""
     made = time.time() - facts["created_ns"] / 1e9
@@ -144,7 +156,7 @@ def lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("state", f"{facts['state']}, made {show.span(made)} ago{mended}"),
         ("file", f"{facts['path']}, {facts['permissions']} {facts['owner']}"),
         ("size", f"{show.size(facts['file_len'])}, format {facts['format']}"),
-        ("ring", f"{show.size(facts['capacity'])} for at most {facts['depth']} messages"),
+        ("ring", ring_text(facts)),
         ("lane", show.size(facts["lane"])),
         (
             "messages",

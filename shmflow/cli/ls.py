@@ -24,8 +24,8 @@ MOMENT = 0.3  # s, between the two samples
 COLUMNS = (
     Column("TOPIC"),
     Column("CAPACITY", True),
-    Column("DEPTH", True),
     Column("HEAD", True),
+    Column("RETAINED", True),
     Column("RATE/s", True),
     Column("READERS", True),
     Column("WRITERS", True),
@@ -49,6 +49,11 @@ def policy(layout: dict[str, Any]) -> list[str]:
     return found if layout.get("allow_lossless", True) else [*found, "no lossless"]
 
 
+def retained(now: Sample) -> str:
+    """How many messages there are, and how many there may be, where somebody has said so."""
+    return f"{now.retained} of {now.asked_depth}" if now.asked_depth else str(now.retained)
+
+
 def cells(flow: Flow) -> list[str]:
     now = flow.now
     if now.error:
@@ -56,8 +61,8 @@ def cells(flow: Flow) -> list[str]:
     return [
         now.name,
         show.size(now.capacity),
-        str(now.depth),
         str(now.head),
+        retained(now),
         show.rate(flow.hz),
         str(now.readers),
         str(now.writers),
@@ -92,6 +97,7 @@ def describe(flow: Flow, more: dict[str, Any]) -> dict[str, Any]:
         "error": "",
         "capacity": now.capacity,
         "depth": now.depth,
+        "asked_depth": now.asked_depth,
         "head": now.head,
         "retained": now.retained,
         "rate": flow.hz,

@@ -33,6 +33,7 @@ class Sample:
     ended: bool = False
     capacity: int = 0
     depth: int = 0
+    asked_depth: int = 0  # 0: as many as fit
     participants: tuple[Participant, ...] = ()
     denied: bool = False  # the error is that this user may not look at it
 
@@ -236,6 +237,7 @@ class Watch:
                 ended=monitor.ended,
                 capacity=monitor.capacity or 0,
                 depth=monitor.depth or 0,
+                asked_depth=(monitor._layout() or {}).get("asked_depth", 0),
                 participants=tuple(monitor.participants()),
             )
         except FileNotFoundError:  # removed just now

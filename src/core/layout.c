@@ -3,7 +3,7 @@
  * Owns:      the arithmetic of layout.h; the header's part of the attach ladder.
  * Does not:  map or open anything.
  *
- * Invariants: L1, L2, L7 of layout.h. No sum here can overflow: every input is bounded first.
+ * Invariants: L1, L2, L7, L8 of layout.h. No sum here can overflow: every input is bounded first.
  * A crash here leaves: nothing.
  */
 #include "core/layout.h"
@@ -12,8 +12,10 @@
 
 #include <string.h>
 
-#define SF_MIN_INDEX 64u
-#define SF_MAX_INDEX 65536u
+#define SF_TABLE_SHARE                                                                             \
+    8u /* of the capacity: what describes messages, where no depth is asked for */
+#define SF_LEAST_DEPTH 255u
+#define SF_MOST_DEPTH 65535u /* nobody asked for more: recovery and cleaning walk it all */
 #define SF_MAX_HELD 16384u
 
 static uint64_t
@@ -32,12 +34,26 @@ round_up_pow2(uint64_t value)
     return result;
 }
 
+/* L8. What describes a message is its descriptor, a link, scratch, holders, and two index entries at
+ * most. */
+static uint64_t
+depth_that_fits(const struct sf_layout *l)
+{
+    uint64_t entry =
+        sizeof(struct sf_desc) + sizeof(struct sf_link) + 8 + 2 * 4 + (uint64_t)(l->words - 2) * 8;
+    uint64_t shared = l->capacity / SF_TABLE_SHARE / entry;
+    uint64_t alike = l->block_len ? l->capacity / l->block_len : 0;
+    uint64_t depth = shared > alike ? shared : alike;
+    return clamp(clamp(depth, SF_LEAST_DEPTH, SF_MOST_DEPTH), 1, l->capacity / SF_LINE);
+}
+
 int
 sf_layout_compute(const struct sf_params *params, struct sf_layout *out)
 {
     if (params->capacity == 0 || params->capacity > SF_MAX_CAPACITY ||
         params->max_message > params->capacity || params->depth > SF_MAX_DEPTH ||
-        params->max_participants == 0 || params->max_participants > SF_MAX_PARTICIPANTS) {
+        params->max_participants == 0 || params->max_participants > SF_MAX_PARTICIPANTS ||
+        params->block_len % SF_LINE != 0) {
         return SF_BAD_VALUE;
     }
     struct sf_layout l = {0};
@@ -49,12 +65,11 @@ sf_layout_compute(const struct sf_params *params, struct sf_layout *out)
     l.lane_len = sf_round_up(sf_round_up(l.max_message, SF_LINE) + SF_MAX_PREFIX, SF_PAGE);
     l.threshold = clamp(l.capacity / SF_MAX_HELD, SF_PAGE, UINT64_MAX);
     l.asked_depth = params->depth;
-    l.index_len = params->depth
-                      ? round_up_pow2(params->depth + 1)
-                      : round_up_pow2(clamp(l.capacity / SF_PAGE, SF_MIN_INDEX, SF_MAX_INDEX));
-    l.depth = params->depth ? params->depth : l.index_len - 1;
+    l.block_len = params->block_len;
+    l.depth = params->depth ? params->depth : depth_that_fits(&l);
+    l.index_len = round_up_pow2(l.depth + 1);
     uint64_t held = clamp(l.capacity / l.threshold, 1, SF_MAX_HELD);
-    l.desc_len = l.index_len + (uint32_t)held + l.max_participants;
+    l.desc_len = (uint32_t)(l.depth + held) + l.max_participants;
 
     l.participants_off = SF_PAGE;
     l.groups_off =
@@ -64,7 +79,7 @@ sf_layout_compute(const struct sf_params *params, struct sf_layout *out)
     l.links_off = l.descs_off + (uint64_t)l.desc_len * sizeof(struct sf_desc);
     l.holders_off = sf_round_up(l.links_off + (uint64_t)l.desc_len * sizeof(struct sf_link), 64);
     l.scratch_off = l.holders_off + (uint64_t)l.desc_len * (l.words - 2) * 8;
-    l.arena_off = sf_round_up(l.scratch_off + (uint64_t)l.desc_len * 4, SF_ARENA_ALIGN);
+    l.arena_off = sf_round_up(l.scratch_off + (uint64_t)l.desc_len * 8, SF_ARENA_ALIGN);
     l.file_len = l.arena_off + l.capacity + l.lane_len;
     *out = l;
     return 0;
@@ -76,6 +91,7 @@ sf_layout_compute(const struct sf_params *params, struct sf_layout *out)
     X(max_message)                                                                                 \
     X(max_participants)                                                                            \
     X(flags)                                                                                       \
+    X(block_len)                                                                                   \
     X(index_len)                                                                                   \
     X(desc_len)                                                                                    \
     X(words)                                                                                       \
@@ -123,6 +139,7 @@ sf_layout_load(const struct sf_header *shared, uint64_t file_len, struct sf_layo
         .depth = h.depth,
         .max_participants = h.max_participants,
         .flags = h.flags,
+        .block_len = h.block_len,
     };
     struct sf_layout l;
     if (sf_layout_compute(&params, &l) < 0) {

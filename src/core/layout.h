@@ -8,7 +8,7 @@
  *     descs_off          descs[M]        the descriptor table: the only truth
  *     links_off          links[M]        derived: address order of blocks, list of free descriptors
  *     holders_off        holders[M][W-2] pin bits of participants 128 and up (W words per block)
- *     scratch_off        scratch[M]      u32, for rebuild
+ *     scratch_off        scratch[M]      u64, for rebuild
  *     arena_off          main, lane      payload bytes; page-aligned, the lane follows main
  *
  * Owns:      the structures, their sizes, and how the constants follow from what was asked for.
@@ -22,8 +22,10 @@
  *   L5  A block is: free (len == 0), else published (seq != 0), else claimed (owner != 0), else
  *       retired while a holders bit is set, else free too (a crash came between).
  *   L6  Blocks of one area never overlap; published sequence numbers are contiguous: tail … head.
- *   L7  N > depth, so a retained message's index entry is its own; M = N + the most blocks that
+ *   L7  N > depth, so a retained message's index entry is its own; M = depth + the most blocks that
  *       can be held + P, so descriptors do not run out before room does.
+ *   L8  Without a depth asked for there are tables for as many messages as fit: of the size of the
+ *       first, where it is known, and in any case as many as an eighth of the capacity describes.
  * A crash leaves: see rebuild.c, which derives everything else from descs[].
  */
 #ifndef SHMFLOW_LAYOUT_H
@@ -40,7 +42,7 @@
 #define SF_NIL UINT32_MAX
 
 #define SF_MAGIC UINT64_C(0x31776f6c666d6873) /* "shmflow1" in a little-endian file */
-#define SF_FORMAT_VERSION 2u
+#define SF_FORMAT_VERSION 3u
 
 #define SF_MAX_PARTICIPANTS 1024u
 #define SF_MAX_DEPTH (1u << 20)
@@ -92,7 +94,8 @@ struct sf_header {
     uint64_t scratch_off, arena_off, file_len;
     uint8_t identity[16], boot_id[16];
     uint64_t created_ns;
-    uint8_t pad_constants[64 - 8];
+    uint64_t block_len;
+    uint8_t pad_constants[64 - 16];
 
     /* Writer: shutdown, unlink (or-ed, never cleared). Readers: all, before they load head. */
     _Alignas(64) _Atomic uint32_t ended;
@@ -242,17 +245,18 @@ sf_round_up(uint64_t value, uint64_t to)
     return (value + to - 1) / to * to;
 }
 
-/* What a creator asks for. depth 0: as many as the index holds. */
+/* What a creator asks for. depth 0: as many as fit (L8). */
 struct sf_params {
     uint64_t capacity, max_message, depth;
     uint32_t max_participants, flags;
+    uint64_t block_len; /* what a message is expected to take; 0: not known */
 };
 
 /* All constants of a segment; private to each process. */
 struct sf_layout {
     uint64_t capacity, max_message, depth; /* depth: the effective one */
     uint32_t max_participants, flags, index_len, desc_len, words;
-    uint64_t lane_len, threshold, asked_depth;
+    uint64_t lane_len, threshold, asked_depth, block_len;
     uint64_t participants_off, groups_off, index_off, descs_off, links_off, holders_off;
     uint64_t scratch_off, arena_off, file_len;
 };

@@ -19,41 +19,52 @@
 
 #include <stdlib.h>
 
-/* Plain loads of table words under the lock: relaxed, edge G (lock.c) orders them. */
+/* An entry of scratch: a block's place above, its descriptor below, so that to sort the one sorts the
+ * other, and no descriptor is loaded for a comparison. */
+#define SF_DESC_BITS 21u
+_Static_assert(SF_MAX_DEPTH + 16384 + SF_MAX_PARTICIPANTS < 1u << SF_DESC_BITS, "a descriptor");
+_Static_assert(2 * SF_MAX_CAPACITY / SF_LINE < UINT64_C(1) << (63 - SF_DESC_BITS), "a place");
+
+static void
+put(struct sf_ring *ring, uint32_t at, uint64_t entry)
+{
+    sf_store_relaxed(&ring->scratch[at], entry); /* G: touched by the lock's holder only */
+}
+
 static uint64_t
-off_at(const struct sf_ring *ring, uint32_t at)
+entry_at(const struct sf_ring *ring, uint32_t at)
 {
-    uint32_t desc = sf_load_relaxed(&ring->scratch[at]); /* G */
-    return desc < ring->lay.desc_len ? sf_load_relaxed(&ring->descs[desc].off) : UINT64_MAX;
+    return sf_load_relaxed(&ring->scratch[at]); /* G */
 }
 
-static void
-swap(struct sf_ring *ring, uint32_t a, uint32_t b)
+/* The descriptor there, or SF_NIL: a peer may write into scratch (R5). */
+static uint32_t
+desc_at(const struct sf_ring *ring, uint32_t at)
 {
-    /* G: scratch is touched by the lock's holder only. */
-    uint32_t at_a = sf_load_relaxed(&ring->scratch[a]);
-    uint32_t at_b = sf_load_relaxed(&ring->scratch[b]);
-    sf_store_relaxed(&ring->scratch[a], at_b);
-    sf_store_relaxed(&ring->scratch[b], at_a);
+    uint32_t desc = (uint32_t)entry_at(ring, at) & ((1u << SF_DESC_BITS) - 1);
+    return desc < ring->lay.desc_len ? desc : SF_NIL;
 }
 
+/* Moves `entry` down from `at` to where no child is larger. */
 static void
-sift_down(struct sf_ring *ring, uint32_t at, uint32_t count)
+sift_down(struct sf_ring *ring, uint32_t at, uint32_t count, uint64_t entry)
 {
     for (;;) {
         uint32_t child = 2 * at + 1;
         if (child >= count) {
-            return;
+            break;
         }
-        if (child + 1 < count && off_at(ring, child + 1) > off_at(ring, child)) {
-            child++;
+        uint64_t larger = entry_at(ring, child);
+        if (child + 1 < count && entry_at(ring, child + 1) > larger) {
+            larger = entry_at(ring, ++child);
         }
-        if (off_at(ring, at) >= off_at(ring, child)) {
-            return;
+        if (entry >= larger) {
+            break;
         }
-        swap(ring, at, child);
+        put(ring, at, larger);
         at = child;
     }
+    put(ring, at, entry);
 }
 
 /* Heapsort (Williams 1964), because it needs no memory but the scratch and has no bad case. */
@@ -61,11 +72,12 @@ static void
 sort_by_offset(struct sf_ring *ring, uint32_t count)
 {
     for (uint32_t at = count / 2; at-- > 0;) {
-        sift_down(ring, at, count);
+        sift_down(ring, at, count, entry_at(ring, at));
     }
     for (uint32_t end = count; end-- > 1;) {
-        swap(ring, 0, end);
-        sift_down(ring, 0, end);
+        uint64_t last = entry_at(ring, end);
+        put(ring, end, entry_at(ring, 0));
+        sift_down(ring, 0, end, last);
     }
 }
 
@@ -110,8 +122,8 @@ link_blocks(struct sf_ring *ring, uint32_t count)
     uint64_t newest[2] = {0, 0};
     uint64_t low = 0;
     for (uint32_t at = 0; at < count; at++) {
-        uint32_t desc = sf_load_relaxed(&ring->scratch[at]); /* G */
-        if (desc >= ring->lay.desc_len) {
+        uint32_t desc = desc_at(ring, at);
+        if (desc == SF_NIL) {
             return SF_CORRUPT;
         }
         struct sf_desc *d = &ring->descs[desc];
@@ -172,8 +184,8 @@ number_messages(struct sf_ring *ring, uint32_t count, uint64_t newest)
     head = newest > head ? newest : head;
     uint64_t floor = head >= ring->lay.depth ? head - ring->lay.depth + 1 : 1;
     for (uint32_t at = 0; at < count; at++) {
-        uint32_t desc = sf_load_relaxed(&ring->scratch[at]); /* G */
-        if (desc >= ring->lay.desc_len) {
+        uint32_t desc = desc_at(ring, at);
+        if (desc == SF_NIL) {
             return SF_CORRUPT; /* checked when the blocks were linked: a peer writes meanwhile (R5) */
         }
         uint64_t seq = sf_load_relaxed(&ring->descs[desc].seq); /* G */
@@ -191,8 +203,8 @@ number_messages(struct sf_ring *ring, uint32_t count, uint64_t newest)
         tail--;
     }
     for (uint32_t at = 0; at < count; at++) {
-        uint32_t desc = sf_load_relaxed(&ring->scratch[at]); /* G */
-        if (desc >= ring->lay.desc_len) {
+        uint32_t desc = desc_at(ring, at);
+        if (desc == SF_NIL) {
             return SF_CORRUPT; /* as above */
         }
         uint64_t seq = sf_load_relaxed(&ring->descs[desc].seq); /* G */
@@ -217,7 +229,8 @@ sf_rebuild_locked(struct sf_ring *ring)
         uint64_t seq;
         if (settle(ring, desc, &seq)) {
             newest = seq > newest ? seq : newest;
-            sf_store_relaxed(&ring->scratch[count++], desc); /* G */
+            uint64_t off = sf_load_relaxed(&ring->descs[desc].off); /* G */
+            put(ring, count++, off / SF_LINE << SF_DESC_BITS | desc);
         }
     }
     sort_by_offset(ring, count);

@@ -25,7 +25,7 @@ struct sf_ring {
     struct sf_desc *descs;
     struct sf_link *links;
     _Atomic uint64_t *more_holders;
-    _Atomic uint32_t *scratch;
+    _Atomic uint64_t *scratch;
     /* Private to the lock's holder: a table was found to be out of range; the tables were rebuilt,
      * so that bells are due after unlock; the block after which a claim will put its own; the floor
      * that a claim keeps to, whether it was in the way, whether it was computed anew for it; whether

@@ -71,7 +71,7 @@ struct shmflow_topic; /* opaque */
 struct shmflow_options {
     uint64_t capacity;    /* bytes for messages; 0: 16 times the first message, at least 1 MiB */
     uint64_t max_message; /* largest payload in bytes; 0: a quarter of the capacity */
-    uint64_t depth;       /* messages retained at most; 0: as many as fit */
+    uint64_t depth;       /* messages retained at most; 0: as many as fit, see the README */
     uint32_t permissions; /* of the file; 0: 0600 */
     uint32_t start_new;   /* non-zero: read only what comes after opening */
     uint32_t lossless;    /* non-zero: writers wait until this reader has read what must go */

@@ -343,6 +343,7 @@ size_up(const struct sf_topic *topic, uint64_t message_len, struct sf_params *ma
         make->max_message = message_len;
     }
     make->depth = o->depth;
+    make->block_len = sf_round_up(message_len, SF_LINE);
     make->max_participants = o->max_participants;
     make->flags = (o->temporary ? SF_TEMPORARY : 0) | (o->allow_lossless ? 0 : SF_NO_LOSSLESS);
 }

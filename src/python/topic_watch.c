@@ -66,10 +66,10 @@ sf_topic_layout_method(PyObject *op, PyObject *Py_UNUSED(unused))
     }
     const struct sf_layout *l = &att->ring.lay;
     PyObject *result = Py_BuildValue(
-        "{sK sK sI sK sK sO sO sI sI}", "file_len", (unsigned long long)l->file_len, "lane",
-        (unsigned long long)l->lane_len, "max_participants", l->max_participants, "threshold",
-        (unsigned long long)l->threshold, "created_ns",
-        (unsigned long long)att->ring.header->created_ns, "temporary",
+        "{sK sK sK sI sK sK sO sO sI sI}", "asked_depth", (unsigned long long)l->asked_depth,
+        "file_len", (unsigned long long)l->file_len, "lane", (unsigned long long)l->lane_len,
+        "max_participants", l->max_participants, "threshold", (unsigned long long)l->threshold,
+        "created_ns", (unsigned long long)att->ring.header->created_ns, "temporary",
         (l->flags & SF_TEMPORARY) != 0 ? Py_True : Py_False, "allow_lossless",
         (l->flags & SF_NO_LOSSLESS) != 0 ? Py_False : Py_True, "format", SF_FORMAT_VERSION,
         "rebuilds", sf_load_relaxed(&att->ring.header->rebuilds)); /* told to people */

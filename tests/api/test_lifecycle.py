@@ -316,3 +316,27 @@ def test_view_keeps_the_slot_until_it_is_dropped(topic_name: str) -> None:
         del held
         assert [p.mode for p in topic.participants()] == ["w"]
         topic.unlink()
+
+
+@pytest.mark.parametrize(
+    ("length", "options", "fits"),
+    [
+        (64, {}, (1 << 20) // 64),
+        (300, {}, (1 << 20) // 320),
+        (1 << 20, {}, 16),
+        (64, {"capacity": "1 MiB"}, (1 << 20) // 1216),
+        (1280, {"capacity": "1 MiB"}, (1 << 20) // 1280),
+        (64, {"capacity": "64 KiB"}, 255),
+        (64, {"capacity": "64 KiB", "depth": 1024}, 1024),
+        (64, {"capacity": "8 KiB"}, 128),
+    ],
+)
+def test_as_many_are_retained_as_the_guide_says(
+    topic_name: str, length: int, options: dict[str, Any], fits: int
+) -> None:
+    with shmflow.Topic(topic_name, "w", **options) as topic:
+        message = np.zeros(length, "u1")
+        topic.write(message)
+        topic.write_many([message] * (2 * fits))
+        assert topic.head - topic.tail + 1 == fits
+        assert topic.depth >= fits

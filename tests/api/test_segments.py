@@ -19,7 +19,8 @@ import shmflow
 from shmflow import _core
 
 HEADER = 256  # bytes of constants
-# max_message, as far as its lane has room; identity, boot id, creation time, padding.
+# max_message, as far as its lane has room; identity, boot id, creation time, what a message is
+# expected to take, as far as it asks for the same tables; padding.
 NEUTRAL = [24, *range(144, 256, 8)]
 
 

@@ -86,6 +86,21 @@ def test_a_topic_without_messages_or_people() -> None:
     assert "none yet" in text and "no lossless readers" in text and "PID" not in text
 
 
+@pytest.mark.parametrize("depth", [None, 8])
+def test_what_fits_is_told_and_not_what_the_tables_have(depth: int | None) -> None:
+    with shmflow.Topic("cam", "w", capacity="1 MiB", depth=depth) as writer:
+        facts, text = told("cam")
+        assert f"1.0 MiB for {f'at most {depth}' if depth else 'as many'} messages" in text
+        assert (facts["asked_depth"], facts["depth"]) == (depth or 0, writer.depth)
+        for _ in range(100):
+            writer.write(bytes(100_000))
+        text = told("cam")[1]
+        retained = writer.head - writer.tail + 1
+        assert f"retained  {retained} (" in text
+        fits = "at most 8 messages" if depth else f"as many messages as fit: {retained} like the"
+        assert f"ring      1.0 MiB for {fits}" in text
+
+
 def test_who_blocks_whom_is_said_in_words(spawn: Callable[..., Any]) -> None:
     script = """
         import sys, shmflow

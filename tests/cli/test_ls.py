@@ -70,6 +70,7 @@ def test_every_state_is_told(folder: Path, spawn: Callable[..., Any]) -> None:
     assert "is shorter than a topic's header" in found["spoilt"]["error"]
     live = found["cam/left"]
     assert (live["capacity"], live["depth"], live["head"], live["retained"]) == (2 << 20, 5, 7, 5)
+    assert (live["asked_depth"], found["left"]["asked_depth"]) == (5, 0)
     assert (live["readers"], live["writers"], live["participants"]) == (1, 1, 2)
     assert (live["rate"], live["temporary"], live["allow_lossless"]) == (0, False, True)
     assert live["held_bytes"] >= held.nbytes and 0 <= live["age_s"] < time.monotonic()
@@ -77,11 +78,11 @@ def test_every_state_is_told(folder: Path, spawn: Callable[..., Any]) -> None:
     assert live["file_bytes"] == os.stat(live["path"]).st_size
     lines = text.splitlines()
     assert lines[0].split() == [
-        *("TOPIC", "CAPACITY", "DEPTH", "HEAD", "RATE/s", "READERS", "WRITERS", "AGE", "STATE")
+        *("TOPIC", "CAPACITY", "HEAD", "RETAINED", "RATE/s", "READERS", "WRITERS", "AGE", "STATE")
     ]
     assert [line.split()[0] for line in lines[1:6]] == list(states)
     assert [line.split()[-1] for line in lines[1:6]] == list(states.values())
-    assert lines[1].split()[:7] == ["cam/left", "2.0", "MiB", "5", "7", "0", "1"]
+    assert lines[1].split()[:8] == ["cam/left", "2.0", "MiB", "7", "5", "of", "5", "0"]
     reasons = [line.partition(": ") for line in lines[6:]]
     assert [(name, why) for name, _, why in reasons] == [("spoilt", found["spoilt"]["error"])]
     assert "temporary" in more and live["path"] in more and "killed" not in more

@@ -6,7 +6,7 @@
 static struct sf_layout
 layout_of(uint64_t capacity, uint64_t max_message, uint64_t depth, uint32_t participants)
 {
-    struct sf_params params = {capacity, max_message, depth, participants, 0};
+    struct sf_params params = {capacity, max_message, depth, participants, 0, 0};
     struct sf_layout layout;
     memset(&layout, 0, sizeof layout);
     CHECK_EQ(sf_layout_compute(&params, &layout), 0);
@@ -16,7 +16,7 @@ layout_of(uint64_t capacity, uint64_t max_message, uint64_t depth, uint32_t part
 static int
 compute(uint64_t capacity, uint64_t max_message, uint64_t depth, uint32_t participants)
 {
-    struct sf_params params = {capacity, max_message, depth, participants, 0};
+    struct sf_params params = {capacity, max_message, depth, participants, 0, 0};
     struct sf_layout layout;
     return sf_layout_compute(&params, &layout);
 }
@@ -46,14 +46,56 @@ TEST(an_index_is_a_power_of_two_longer_than_the_depth)
     CHECK_EQ(layout_of(1 << 20, 0, SF_MAX_DEPTH, 1).index_len, 2 * SF_MAX_DEPTH);
 }
 
-TEST(without_a_depth_the_index_follows_the_capacity)
+static struct sf_layout
+layout_for(uint64_t capacity, uint64_t block_len, uint32_t participants)
 {
-    struct sf_layout small = layout_of(4096, 0, 0, 1);
-    CHECK_EQ(small.index_len, 64);
-    CHECK_EQ(small.depth, 63);
+    struct sf_params params = {capacity, 0, 0, participants, 0, block_len};
+    struct sf_layout layout;
+    memset(&layout, 0, sizeof layout);
+    CHECK_EQ(sf_layout_compute(&params, &layout), 0);
+    return layout;
+}
+
+/* Bytes of tables that come on top for the messages. */
+static uint64_t
+tables_of(const struct sf_layout *l)
+{
+    struct sf_params params = {l->capacity, 0, 1, l->max_participants, 0, 0};
+    struct sf_layout one;
+    CHECK_EQ(sf_layout_compute(&params, &one), 0);
+    return l->arena_off - one.arena_off;
+}
+
+TEST(without_a_depth_an_eighth_of_the_capacity_is_for_tables)
+{
+    struct sf_layout small = layout_for(4096, 0, 1);
+    CHECK_EQ(small.depth, 64); /* more do not fit */
+    CHECK_EQ(small.index_len, 128);
     CHECK_EQ(small.asked_depth, 0);
-    CHECK_EQ(layout_of(4 << 20, 0, 0, 1).index_len, 1024);
-    CHECK_EQ(layout_of(UINT64_C(1) << 40, 0, 0, 1).index_len, 65536);
+    CHECK_EQ(layout_for(64 << 10, 0, 1).depth, 255);
+    CHECK_EQ(layout_for(1 << 20, 0, 128).depth, 862);
+    CHECK_EQ(layout_for(64 << 20, 0, 128).depth, 55188);
+    CHECK_EQ(layout_for(UINT64_C(1) << 40, 0, 128).depth, 65535);
+    for (uint64_t capacity = 1 << 20; capacity <= UINT64_C(1) << 32; capacity *= 2) {
+        for (uint32_t participants = 64; participants <= 1024; participants += 192) {
+            struct sf_layout l = layout_for(capacity, 0, participants);
+            CHECK(tables_of(&l) <= capacity / 8 + SF_ARENA_ALIGN);
+            CHECK_EQ(l.asked_depth, 0);
+        }
+    }
+}
+
+TEST(where_the_first_message_is_known_as_many_fit_as_are_like_it)
+{
+    CHECK_EQ(layout_for(1 << 20, 64, 128).depth, 16384);
+    CHECK_EQ(layout_for(1 << 20, 320, 128).depth, 3276);
+    CHECK_EQ(layout_for(1 << 20, 1 << 16, 128).depth, 862); /* smaller ones may come */
+    CHECK_EQ(layout_for(1 << 20, UINT64_MAX - 63, 128).depth, 862);
+    CHECK_EQ(layout_for(UINT64_C(1) << 40, 64, 128).depth, 65535);
+    CHECK_EQ(layout_for(4096, 64, 1).depth, 64);
+    struct sf_params params = {1 << 20, 0, 0, 1, 0, 63};
+    struct sf_layout l;
+    CHECK_EQ(sf_layout_compute(&params, &l), SF_BAD_VALUE);
 }
 
 TEST(descriptors_are_enough_for_the_retained_the_held_and_the_claimed)
@@ -61,7 +103,7 @@ TEST(descriptors_are_enough_for_the_retained_the_held_and_the_claimed)
     for (uint64_t capacity = 4096; capacity <= UINT64_C(1) << 42; capacity *= 4) {
         struct sf_layout l = layout_of(capacity, 0, 0, 128);
         uint64_t held = capacity / l.threshold;
-        CHECK(l.desc_len >= l.index_len + held + 128);
+        CHECK(l.desc_len >= l.depth + held + 128);
         CHECK(held <= 16384);
         CHECK(l.depth < l.index_len);
     }
@@ -91,7 +133,8 @@ TEST(regions_follow_each_other_aligned_and_apart)
         CHECK(l.links_off >= l.descs_off + l.desc_len * 128u);
         CHECK(l.holders_off >= l.links_off + l.desc_len * 8u && l.holders_off % 64 == 0);
         CHECK(l.scratch_off >= l.holders_off + (uint64_t)l.desc_len * (l.words - 2) * 8);
-        CHECK(l.arena_off >= l.scratch_off + l.desc_len * 4u);
+        CHECK_EQ(l.scratch_off % 8, 0);
+        CHECK(l.arena_off >= l.scratch_off + l.desc_len * 8u);
         CHECK_EQ(l.arena_off % SF_ARENA_ALIGN, 0);
         CHECK_EQ(l.capacity % SF_PAGE, 0);
         CHECK_EQ(l.lane_len % SF_PAGE, 0);
@@ -117,10 +160,11 @@ TEST(what_is_out_of_range_is_refused)
 TEST(a_stored_header_loads_as_the_same_constants)
 {
     struct sf_params all[] = {
-        {4096, 0, 0, 1, 0},
-        {1 << 20, 100000, 10, 64, SF_TEMPORARY},
-        {12345678, 1, 77, 1000, SF_NO_LOSSLESS},
-        {SF_MAX_CAPACITY, SF_MAX_CAPACITY, SF_MAX_DEPTH, 1024, SF_TEMPORARY | SF_NO_LOSSLESS},
+        {4096, 0, 0, 1, 0, 0},
+        {1 << 20, 0, 0, 1, 0, 64},
+        {1 << 20, 100000, 10, 64, SF_TEMPORARY, 0},
+        {12345678, 1, 77, 1000, SF_NO_LOSSLESS, 128},
+        {SF_MAX_CAPACITY, SF_MAX_CAPACITY, SF_MAX_DEPTH, 1024, SF_TEMPORARY | SF_NO_LOSSLESS, 0},
     };
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         struct sf_layout made, got;
@@ -209,6 +253,7 @@ TEST(each_constant_that_contradicts_the_others_is_refused)
     REFUSES(depth, 16);
     REFUSES(depth, 7);
     REFUSES(depth, UINT64_MAX);
+    REFUSES(block_len, 1);
     REFUSES(flags, 4);
     REFUSES(flags, UINT32_MAX);
 }

@@ -66,7 +66,7 @@ take_below(struct input *in, uint32_t bound)
 /* ---- small topics ---- */
 
 static const struct sf_params small_topics[] = {
-    {.capacity = 4096, .max_participants = 1},
+    {.capacity = 4096, .max_participants = 1, .block_len = 128},
     {.capacity = 65536, .max_message = 16384, .max_participants = 64},
     {.capacity = 32768, .max_message = 8192, .depth = 4, .max_participants = 64},
     {.capacity = 65536, .max_message = 65536, .depth = 8, .max_participants = 1},
@@ -280,7 +280,7 @@ poke(struct input *in, const struct sf_ring *ring, uint64_t kept)
             uint64_t at = (uint64_t)desc * (ring->lay.words - 2);
             return poke_64(in, ring, (void *)&ring->more_holders[at], kept);
         }
-        return poke_32(in, ring, (void *)&ring->scratch[desc], kept);
+        return poke_64(in, ring, (void *)&ring->scratch[desc], kept);
     }
 }
 

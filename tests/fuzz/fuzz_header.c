@@ -3,7 +3,7 @@
  * Owns:      the bytes of one header; an account of the layout that is independent of layout.c.
  * Does not:  open or map anything.
  *
- * An input is either a header as it stands, or five numbers that a layout is computed from, stored,
+ * An input is either a header as it stands, or six numbers that a layout is computed from, stored,
  * and then spoilt. What is refused is refused with a status; what is accepted describes regions
  * that follow each other without overlap and end where the file does.
  */
@@ -21,7 +21,7 @@ check_layout(const struct sf_layout *l)
     DEMAND(l->max_participants > 0 && l->max_participants <= SF_MAX_PARTICIPANTS);
     DEMAND(l->index_len > l->depth && (l->index_len & (l->index_len - 1)) == 0 && l->depth > 0);
     DEMAND(l->depth <= SF_MAX_DEPTH);
-    DEMAND(m >= (wide)l->index_len + l->max_participants + 1 && m < SF_NIL);
+    DEMAND(m >= (wide)l->depth + l->max_participants + 1 && m < SF_NIL);
     DEMAND(l->words >= 2 && (wide)l->words * 64 >= l->max_participants);
     DEMAND(l->lane_len >= (wide)l->max_message + SF_MAX_PREFIX && l->lane_len % SF_PAGE == 0);
     DEMAND(l->threshold >= SF_PAGE);
@@ -39,8 +39,8 @@ check_layout(const struct sf_layout *l)
     end = l->links_off + m * sizeof(struct sf_link);
     DEMAND(l->holders_off >= end && l->holders_off % 64 == 0);
     end = l->holders_off + m * (l->words - 2) * 8;
-    DEMAND(l->scratch_off >= end && l->scratch_off % 4 == 0);
-    end = l->scratch_off + m * 4;
+    DEMAND(l->scratch_off >= end && l->scratch_off % 8 == 0);
+    end = l->scratch_off + m * 8;
     DEMAND(l->arena_off >= end && l->arena_off % SF_ARENA_ALIGN == 0);
     end = l->arena_off + (wide)l->capacity + l->lane_len;
     DEMAND(l->file_len == end && end < UINT64_C(1) << 50); /* below the bytes that are locked */
@@ -60,9 +60,9 @@ load(const struct sf_header *header, uint64_t file_len)
     check_layout(&l);
     DEMAND(l.file_len == file_len);
     DEMAND((l.flags & ~(SF_TEMPORARY | SF_NO_LOSSLESS)) == 0);
-    /* L2: it is what its own five numbers make it. */
-    struct sf_params params = {l.capacity, l.max_message, l.asked_depth, l.max_participants,
-                               l.flags};
+    /* L2: it is what its own six numbers make it. */
+    struct sf_params params = {l.capacity,         l.max_message, l.asked_depth,
+                               l.max_participants, l.flags,       l.block_len};
     struct sf_layout again;
     memset(&again, 0, sizeof again);
     DEMAND(sf_layout_compute(&params, &again) == 0);
@@ -101,6 +101,7 @@ load_spoilt(struct input *in)
         .depth = take_limit(in),
         .max_participants = (uint32_t)take_limit(in),
         .flags = take_byte(in) & 7,
+        .block_len = take_limit(in),
     };
     struct sf_layout l;
     memset(&l, 0, sizeof l);

@@ -278,7 +278,7 @@ world_make(struct world *world, const struct sf_params *params)
         [DESCS] = m * sizeof(struct sf_desc),
         [LINKS] = m * sizeof(struct sf_link),
         [MORE] = m * (lay->words - 2) * sizeof(uint64_t),
-        [SCRATCH] = m * sizeof(uint32_t),
+        [SCRATCH] = m * sizeof(uint64_t),
     };
     for (int i = 0; i < REGIONS; i++) {
         world->len[i] = lens[i];

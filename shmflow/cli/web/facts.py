@@ -121,6 +121,7 @@ class Facts:
             "retained": now.retained,
             "capacity": now.capacity,
             "depth": now.depth,
+            "asked_depth": now.asked_depth,
             "history_hz": [hz for hz, _ in history],
             "history_bytes": [nbytes for _, nbytes in history],
             "ages": self._ages.told(now.name),

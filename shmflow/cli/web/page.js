@@ -204,7 +204,8 @@ class Card {
     put(".bytes", `${size(told.bytes_per_s)}/s`);
     put(".head", told.head.toLocaleString("en"));
     put(".tail", told.retained ? `${told.tail.toLocaleString("en")} (${told.retained} there)` : "–");
-    put(".capacity", `${size(told.capacity)} · depth ${told.depth.toLocaleString("en")}`);
+    const depth = told.asked_depth;
+    put(".capacity", size(told.capacity) + (depth ? ` · depth ${depth.toLocaleString("en")}` : ""));
     put(".age", told.age_of_last === null ? "–" : `${span(told.age_of_last)} ago`);
     for (const p of told.participants) if (p.mode.includes("r")) this.colourOf(p.pid);
     drawSpark($(".spark.hz", node), told.history_hz);
