@@ -8,7 +8,8 @@
  *   1. at the gap at main's start: with a bounded depth it is what was freed longest ago, and
  *      using the same memory again and again keeps it in the caches;
  *   2. from the cursor (behind the block placed last) for a gap: a few blocks far, or a few dozen
- *      with a depth that was asked for;
+ *      with a depth that was asked for; not where the oldest message is what comes next, as in a full
+ *      ring that simply goes round;
  *   3. from the area's oldest message for the first run of adjacent gaps and passable blocks that
  *      is long enough, one lap; only then it evicts what is in the run, and everything older, so
  *      that history stays contiguous. Not from the cursor: blocks are numbered in another order
@@ -371,6 +372,17 @@ clear_run(struct sf_ring *ring, int area, uint64_t len, const struct run *run)
     return false;
 }
 
+/* Is the block the oldest message, in a ring that simply goes round? Then a gap further on is met in its
+ * turn, and to look for one would take longer than all the rest. */
+static bool
+is_next_to_go(struct sf_ring *ring, uint32_t desc)
+{
+    uint64_t tail = sf_load_relaxed(&ring->header->tail); /* G */
+    return ring->lay.asked_depth == 0 && desc != SF_NIL &&
+           desc == sf_load_relaxed(&ring->index[tail & (ring->lay.index_len - 1)]) && /* G */
+           sf_load_relaxed(&ring->descs[desc].seq) == tail; /* G */
+}
+
 static bool
 find_room(struct sf_ring *ring, int area, uint64_t len, uint64_t *off)
 {
@@ -387,7 +399,8 @@ find_room(struct sf_ring *ring, int area, uint64_t len, uint64_t *off)
      * them are worth a longer walk. */
     uint32_t steps = ring->lay.asked_depth != 0 ? SF_GAP_STEPS : SF_NEAR_STEPS;
     uint32_t cursor = get(ring, &ring->header->cursor[area]);
-    if (find_run(ring, area, len, cursor, 0, steps, &run) && clear_run(ring, area, len, &run)) {
+    if (!is_next_to_go(ring, after(ring, area, cursor)) &&
+        find_run(ring, area, len, cursor, 0, steps, &run) && clear_run(ring, area, len, &run)) {
         *off = run.off;
         return true;
     }
