@@ -65,7 +65,7 @@ def test_full_shared_memory_is_an_error_at_creation(
     lines = done.stdout.splitlines()
     assert len(lines) == 3
     assert re.search(
-        r"asked for 8\d\.\d MiB for 'a', .*/shm has 4\.0 MiB free of 4\.0 MiB", lines[0]
+        r"asked for 9\d\.\d MiB for 'a', .*/shm has 4\.0 MiB free of 4\.0 MiB", lines[0]
     )
     assert all("in Docker start with --shm-size" in line for line in lines)
 
