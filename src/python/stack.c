@@ -109,8 +109,8 @@ sf_take_stack(TopicObject *self, const struct sf_request *request, struct sf_tak
     sf_attachment_ref(att); /* the copy may let go of the GIL */
     int status = look_first(att, &from, &kind, &taken->seq);
     if (status == 1) {
-        descr = sf_message_dtype(self, &kind.first, kind.prefix, shape);
-        status = descr ? 1 : PyErr_Occurred() ? -1 : SF_BAD_MESSAGE;
+        status = sf_message_dtype(self, &kind.first, kind.prefix, shape, &descr);
+        status = status == 0 ? 1 : status;
     }
     if (status == SF_BAD_MESSAGE) {
         (void)sf_take_commit(att, from, &kind.first); /* Q1 */

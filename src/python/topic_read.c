@@ -47,10 +47,11 @@ take_view(TopicObject *self, struct sf_attachment *att, const struct sf_request 
     }
     uint64_t shape[SF_MAX_DIMS];
     const char *prefix = sf_message_prefix(att, m);
-    PyObject *descr = sf_message_dtype(self, m, prefix, shape);
-    if (!descr) {
+    PyObject *descr;
+    int status = sf_message_dtype(self, m, prefix, shape, &descr);
+    if (status != 0) {
         Py_DECREF(view);
-        return PyErr_Occurred() ? -1 : SF_BAD_MESSAGE;
+        return status;
     }
     taken->array = sf_array_over(descr, m->ndim, shape, m->fortran,
                                  (void *)sf_message_payload(att, m), view, false);
@@ -107,12 +108,12 @@ take_copy(TopicObject *self, struct sf_attachment *att, const struct sf_request 
             return 0;
         }
     }
-    int status = -1;
-    PyObject *descr = sf_message_dtype(self, m, prefix, shape);
-    if (!descr) {
-        status = PyErr_Occurred() ? -1 : SF_BAD_MESSAGE;
+    PyObject *descr;
+    int status = sf_message_dtype(self, m, prefix, shape, &descr);
+    if (status != 0) {
         goto done;
     }
+    status = -1;
     if (request->out) {
         if (sf_check_out(request->out, descr, m->ndim, shape, m->fortran) < 0) {
             goto done;
