@@ -191,7 +191,8 @@ module_exec(PyObject *module)
     }
     state->wire = PyImport_ImportModule("shmflow._wire");
     state->texts = state->wire ? PyImport_ImportModule("shmflow._texts") : NULL;
-    PyObject *errors = state->texts ? PyImport_ImportModule("shmflow._errors") : NULL;
+    state->aio = state->texts ? PyImport_ImportModule("shmflow._aio") : NULL;
+    PyObject *errors = state->aio ? PyImport_ImportModule("shmflow._errors") : NULL;
     state->closed_error = errors ? PyObject_GetAttrString(errors, "Closed") : NULL;
     Py_XDECREF(errors);
     return state->closed_error ? add_hooks(module, state) : -1;

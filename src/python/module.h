@@ -45,7 +45,7 @@ struct sf_state {
     PyObject *wire; /* shmflow._wire */
     PyObject *texts; /* shmflow._texts */
     PyObject *closed_error; /* shmflow.Closed */
-    PyObject *aio; /* shmflow._aio, once it is needed, or NULL */
+    PyObject *aio; /* shmflow._aio */
     struct sf_dtype_cache dtypes;
 };
 
