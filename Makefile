@@ -133,7 +133,7 @@ demo: $(VENV)/.stamp-demo $(VENV)/.stamp-installed
 .PHONY: test
 test:
 	$(call lanes,environment,test-c)
-	$(call stages,test-python test-parallel)
+	$(call stages,test-python test-parallel test-hostile)
 	$(call lanes,test-pythons,model cross sdist)
 
 .PHONY: environment
@@ -156,6 +156,12 @@ parallel := $(addprefix tests/api/test_,threads.py loan_shorter.py message.py)
 .PHONY: test-parallel
 test-parallel: $(VENV)/.stamp-test $(VENV)/.stamp-installed
 	$(PYTEST) -q -p no:xdist --parallel-threads=4 $(parallel) $(ARGS)
+
+# Python code in every collection, and collections all the time, while threads are at it.
+## test-hostile: the tests of threads, with a collector that runs Python code all the time
+.PHONY: test-hostile
+test-hostile: $(VENV)/.stamp-test $(VENV)/.stamp-installed
+	HOSTILE=1 $(PYTEST) -q -n 2 --dist loadfile $(addprefix tests/api/test_,threads.py records.py) $(ARGS)
 
 strict := -std=c11 -Wall -Wextra -Wconversion -Wshadow -Wmissing-prototypes -D_GNU_SOURCE -pthread \
     $(if $(SHMFLOW_WERROR),-Werror)

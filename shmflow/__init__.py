@@ -13,12 +13,12 @@ message, at its own pace, without a copy; no reader slows a writer, unless it is
 broker runs.
 `help(shmflow.Topic)` is the manual page.
 
-Importing this package imports neither NumPy nor the native core; the first use of a name does.
+Importing this package imports neither NumPy nor the native core; the first use of a name does, and
+then imports all of it: no call does later, where a fork or a signal handler may be in between.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -103,11 +103,18 @@ __all__ = [
 ]
 
 
+def _load() -> dict[str, Any]:
+    # As statements, for tools that freeze programs find these, and do not look into _core.
+    from shmflow import _admin, _aio, _core, _errors, _sync, _texts, _wire  # noqa: F401
+
+    return {"_admin": _admin, "_core": _core, "_errors": _errors, "_sync": _sync}
+
+
 def __getattr__(name: str) -> Any:
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'shmflow' has no attribute {name!r}")
-    value = getattr(import_module(f"shmflow.{home}"), name)
+    value = getattr(_load()[home], name)
     globals()[name] = value
     return value
 

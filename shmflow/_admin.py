@@ -6,6 +6,7 @@ Nothing here takes a participant's slot for longer than a call, or consumes a me
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,8 +169,6 @@ def _would_clean(name: str, path: str) -> Cleaned:
 
 def _drop_unfinished(file: Path, dry_run: bool) -> bool:
     """A creator on a file system without O_TMPFILE needs seconds, not an hour."""
-    import time
-
     try:
         if time.time() - file.stat().st_mtime > 3600:
             if not dry_run:

@@ -16,18 +16,21 @@ before it closes its own, so that a duplicate tells of the end.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import os
+import sys
+import types
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from shmflow import _errors as errors
 from shmflow import _texts
 
 if TYPE_CHECKING:
+    import asyncio
+
     import numpy as np
 
     from shmflow._core import Message, Topic
@@ -82,6 +85,20 @@ class _Readers:
 
 _readers: weakref.WeakKeyDictionary[Topic, _Readers] = weakref.WeakKeyDictionary()
 os.register_at_fork(after_in_child=_readers.clear)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    # Not imported: that would be paid by all who never wait so, and where nobody has, none runs.
+    get_running_loop = getattr(sys.modules.get("asyncio"), "get_running_loop", None)
+    if get_running_loop is None:
+        raise RuntimeError("no running event loop")
+    loop: asyncio.AbstractEventLoop = get_running_loop()
+    return loop
+
+
+@types.coroutine
+def _let_others_run() -> Generator[None]:
+    yield
 
 
 # ---- waiting -----------------------------------------------------------------------------------
@@ -149,7 +166,7 @@ async def _wait(loop: asyncio.AbstractEventLoop, port: _Port, until: float, behi
 async def _take(
     topic: Topic, read: Callable[..., Any], seconds: float, latest: bool, copy: bool
 ) -> Any:
-    loop = asyncio.get_running_loop()
+    loop = _running_loop()
     until = loop.time() + seconds
     readers = _readers.get(topic)
     if readers is None:
@@ -158,7 +175,7 @@ async def _take(
     readers.streak += 1
     if readers.streak >= _GREED:
         readers.streak = 0
-        await asyncio.sleep(0)
+        await _let_others_run()
     in_time = True
     # Whoever comes while others wait takes nothing from under their noses.
     behind = seconds > 0 and port is not None and port.get_queue() is not None

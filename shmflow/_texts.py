@@ -222,7 +222,8 @@ def _laggards(topic: Topic) -> str:
 
 def _state_of(pid: int) -> str:
     with contextlib.suppress(OSError, IndexError):
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+        # UTF-8: any other codec would be imported by this call.
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             state = file.read().rpartition(")")[2].split()[0]
         return ", which is stopped" if state in "Tt" else ""
     return ""

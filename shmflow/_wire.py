@@ -1,18 +1,17 @@
 """What is written, as an array; and how its dtype travels beside the bytes.
 
 A dtype travels as the literal that `numpy.lib.format` writes into .npy headers, never as a
-pickle. It comes back from shared memory, so it is taken as input: parsed as data, bounded,
-refused with `ValueError` when it is not what it should be. Meta likewise: _meta.py.
+pickle. It comes back from shared memory as input and is parsed in C (dtype_wire.c, which has the
+grammar), where no error of the interpreter can be taken for one of the data. Meta: _meta.py.
 """
 
 from __future__ import annotations
 
-import ast
-import re
-from typing import Any
+import sys
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 import numpy as np
-from numpy.lib.format import descr_to_dtype, dtype_to_descr
 
 from shmflow._errors import Error
 
@@ -23,6 +22,7 @@ from shmflow._names import format_size as format_size
 from shmflow._names import parse_size as parse_size
 
 MAX_DTYPE = 16 * 1024
+MAX_DTYPE_DEPTH = 64  # dtype_wire.c has it too
 # Devices of DLPack whose memory the CPU reads: kDLCPU, kDLCUDAHost, kDLROCMHost, kDLCUDAManaged.
 CPU = 1
 READABLE = frozenset({CPU, 3, 11, 13})
@@ -36,51 +36,87 @@ def describe(dtype: np.dtype[Any]) -> bytes:
             f"{kind} holds Python objects, which mean nothing in another process; "
             "convert first, e.g. array.astype('U16'), array.astype(float), or send bytes"
         )
-    try:
-        descr: Any = dtype_to_descr(dtype)
-        text = repr(descr) if not isinstance(descr, str) else descr
-        same = parse(text.encode("ascii", "backslashreplace")) == dtype
-    except (ValueError, TypeError) as error:
-        raise TypeError(
-            f"dtype {dtype} has no portable description ({error}); "
-            "give its fields names and places that do not overlap"
-        ) from error
-    if not same:
-        raise TypeError(
-            f"dtype {dtype} would arrive as another type; "
-            "send it as array.view('u1') or array.view('u2') and view it back"
-        )
-    wire = text.encode("ascii", "backslashreplace")
+    wire = _form(dtype, _as_bytes(dtype), 0).encode("ascii")
     if len(wire) > MAX_DTYPE:
-        raise TypeError(f"the description of this dtype takes {len(wire)} bytes of {MAX_DTYPE}")
+        raise TypeError(
+            f"the description of this dtype takes {len(wire)} bytes, at most {MAX_DTYPE} travel; "
+            f"send {_as_bytes(dtype)} and view it back, or fewer fields with shorter names"
+        )
     return wire
 
 
-# Strings, numbers, lists and tuples of these; or a plain code such as '<f4' or '<M8[25s]'.
-_DESCR = re.compile(
-    r"""(?:'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+"|[\[\](), 0-9])*+|[^\[('"].*""", re.DOTALL
-)
+def refuse(dtype: np.dtype[Any]) -> NoReturn:
+    """Of one that readers would take for another."""
+    raise TypeError(
+        f"dtype {dtype} would arrive as another type; send {_as_bytes(dtype)} and view it back"
+    )
 
 
-def parse(wire: bytes) -> np.dtype[Any]:
-    """The dtype of a wire form. ValueError if it is none, or one that holds objects."""
-    text = wire.decode("ascii")
-    try:
-        # Beyond these characters literal_eval knows operators, and of a few thousand in a row it
-        # says MemoryError: which must mean memory, since a reader passes over what is no dtype.
-        if not _DESCR.fullmatch(text):
-            raise ValueError("not the description of a dtype")
-        descr: Any = ast.literal_eval(text) if text.startswith(("[", "(")) else text
-        dtype = descr_to_dtype(descr)
-    except MemoryError:
-        raise
-    except Exception as error:  # IndexError, AttributeError, a warning ...: it is input, see above
-        raise ValueError(f"not a dtype: {text[:80]!r}") from error
-    if not isinstance(dtype, np.dtype) or dtype.hasobject or dtype.subdtype is not None:
-        raise ValueError(f"not a dtype that can travel: {text[:80]!r}")
-    if dtype.itemsize == 0 and dtype.kind in "SU":  # NumPy makes arrays of S1 or U1 of it
-        raise ValueError(f"not a dtype that can travel: {text[:80]!r}")
-    return dtype
+def _as_bytes(dtype: np.dtype[Any]) -> str:
+    """The array as something that always travels."""
+    size = dtype.itemsize
+    return f"array.view('{'u' if size in (1, 2, 4, 8) and dtype.names is None else 'V'}{size}')"
+
+
+def _form(dtype: np.dtype[Any], instead: str, depth: int) -> str:
+    if dtype.names is None:
+        # What a type of NumPy's own is called elsewhere means the same there.
+        if dtype.isbuiltin == 2 or dtype.kind not in "biufcmMSUV":
+            raise TypeError(
+                f"dtype {dtype} is not one of NumPy's own, and readers may not have it; send "
+                f"{instead} and view it back"
+            )
+        return dtype.str
+    if depth == MAX_DTYPE_DEPTH:
+        raise TypeError(
+            f"a dtype of more than {MAX_DTYPE_DEPTH} structures within each other does not "
+            f"travel; send {instead} and view it back"
+        )
+    fields: Mapping[str, Any] = dtype.fields or {}
+    parts: list[str] = []
+    end = 0
+    for name in dtype.names:
+        kind, offset, *titles = fields[name]
+        if offset < end:
+            _refuse_places(dtype, instead)
+        if offset > end:
+            parts.append(f"('', '|V{offset - end}')")
+        end = offset + kind.itemsize
+        key = _quoted(name)
+        if titles:
+            if not isinstance(titles[0], str):
+                raise TypeError(
+                    f"the title {titles[0]!r} of field {name!r} is no string, and titles travel as "
+                    "text; give it a str, or none"
+                )
+            key = f"({_quoted(titles[0])}, {key})"
+        base, shape = kind.subdtype or (kind, ())
+        form = _form(base, instead, depth + 1)
+        form = form if base.names is not None else f"'{form}'"
+        parts.append(f"({key}, {form}, {shape})" if shape else f"({key}, {form})")
+    if dtype.itemsize > end:
+        parts.append(f"('', '|V{dtype.itemsize - end}')")
+    return f"[{', '.join(parts)}]"
+
+
+def _quoted(name: str) -> str:
+    # NumPy takes any str for a name, and repr() of its own np.str_ is no literal.
+    return ascii(str.__str__(name))
+
+
+def _refuse_places(dtype: np.dtype[Any], instead: str) -> NoReturn:
+    fields: Mapping[str, Any] = dtype.fields or {}
+    end = 0
+    for offset, size in sorted((fields[n][1], fields[n][0].itemsize) for n in dtype.names or ()):
+        if offset < end:
+            raise TypeError(
+                f"dtype {dtype} has fields that overlap; send {instead} and view it back"
+            )
+        end = offset + size
+    raise TypeError(
+        f"the fields of dtype {dtype} do not lie in the order of their names; send "
+        "numpy.lib.recfunctions.repack_fields(array)"
+    )
 
 
 # ---- data ----------------------------------------------------------------------------------------
@@ -109,7 +145,7 @@ def _unreadable(data: object, error: Exception) -> TypeError:
 
 
 def _as_array(data: object) -> np.ndarray[Any, Any]:
-    if isinstance(data, np.ma.MaskedArray):
+    if _is_masked(data):
         raise TypeError(
             "a masked array would lose its mask; write array.filled(value), and the mask "
             "as an array of its own if you need it"
@@ -164,6 +200,12 @@ def _as_array(data: object) -> np.ndarray[Any, Any]:
     if array.dtype.names == () and array.dtype.itemsize:  # NumPy's reading of '5x', which is V5
         array = array.view((np.void, array.dtype.itemsize))
     return array
+
+
+def _is_masked(data: object) -> bool:
+    # NumPy imports this when it is first asked for it: where nobody did, there are none.
+    masked = getattr(sys.modules.get("numpy.ma.core"), "MaskedArray", None)
+    return masked is not None and isinstance(data, masked)
 
 
 def _has_dlpack(data: object) -> bool:

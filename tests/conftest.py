@@ -91,6 +91,32 @@ def pytest_configure(config: pytest.Config) -> None:
         )
 
 
+def _on_collection(phase: str, info: dict[str, int]) -> None:
+    """Code of Python's in every collection, which threads may switch in."""
+    _collected.append([phase, info])
+    del _collected[100:]
+
+
+_collected: list[object] = []
+
+
+@pytest.fixture(autouse=True)
+def hostile_collector() -> Iterator[None]:
+    """With HOSTILE=1 (make test-hostile): a collection at nearly every allocation, Python code in
+    each, and threads that take turns at nearly every bytecode."""
+    if os.environ.get("HOSTILE") != "1":
+        yield
+        return
+    threshold, interval = gc.get_threshold(), sys.getswitchinterval()
+    gc.callbacks.append(_on_collection)
+    gc.set_threshold(50)
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+    gc.set_threshold(*threshold)
+    gc.callbacks.remove(_on_collection)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     marker = item.get_closest_marker("no_sanitizer")
     if marker is not None and "libasan" in os.environ.get("LD_PRELOAD", ""):

@@ -1,50 +1,27 @@
-/* Between NumPy and the wire: the only file that uses NumPy's C API.
+/* Between NumPy's arrays and messages, in both directions.
  *
- * Owns:      what an array is made of (dtype, shape, order, bytes), in both directions; the
- *            caches of the last dtype each way.
- * Does not:  touch the ring. Bytes and descriptions come and go through pointers.
+ * Owns:      what an array is made of (dtype, shape, order, bytes); NumPy's table of functions.
+ * Does not:  touch the ring, or know what dtypes look like outside (dtypes.c). Bytes and
+ *            descriptions come and go through pointers.
  *
  * Invariants
  *   Y1  A description from shared memory is input: dims, their product and the item size are
  *       checked against the payload's length before an array is made over it.
  *   Y2  No dtype with Python objects leaves or arrives.
- *   Y3  The caches hold strong references; an entry is never changed, only replaced. A Topic's own
- *       is replaced in its critical section, and used before that can end (module.h, D2).
- *   Y4  What is written takes along no byte that is not the source's: NumPy copies a record field by
+ *   Y6  What is written takes along no byte that is not the source's: NumPy copies a record field by
  *       field and leaves the gaps as they were in memory, so records are copied as plain bytes.
  * A crash here leaves: nothing.
  */
-#include "python/module.h"
-
-#include <numpy/arrayobject.h>
+#define SF_IMPORTS_NUMPY
+#include "python/arrays.h"
 
 #include <string.h>
 
-#define SF_CACHE_MAX 256
-
-static int
-import_numpy(void)
+int
+sf_arrays_setup(void)
 {
     /* Not import_array: it prints what went wrong, and a Ctrl-C becomes an ImportError. */
-    if (_import_array() < 0) {
-        return -1;
-    }
-    return 0;
-}
-
-int
-sf_arrays_setup(struct sf_state *state)
-{
-    state->dtypes.by_dtype = PyDict_New();
-    state->dtypes.by_wire = PyDict_New();
-    return state->dtypes.by_dtype && state->dtypes.by_wire ? import_numpy() : -1;
-}
-
-void
-sf_arrays_forget(struct sf_last_dtypes *last)
-{
-    Py_CLEAR(last->out_dtype);
-    Py_CLEAR(last->in_dtype);
+    return _import_array() < 0 ? -1 : 0;
 }
 
 bool
@@ -65,142 +42,7 @@ sf_is_plain_array(struct sf_state *state, PyObject *object)
     return found;
 }
 
-/* ---- dtypes ---- */
-
-static int
-remember(PyObject *cache, PyObject *key, PyObject *value)
-{
-    if (PyDict_Size(cache) >= SF_CACHE_MAX) {
-        PyDict_Clear(cache);
-    }
-    return PyDict_SetItem(cache, key, value);
-}
-
-/* The wire form of a dtype: new reference to bytes. */
-static SF_COLD PyObject *
-describe(struct sf_state *state, PyObject *descr)
-{
-    struct sf_dtype_cache *cache = &state->dtypes;
-    /* Field names can be changed in place, and a dict finds a key by identity before it looks at
-     * the hash: a dtype with fields is described anew each time. */
-    bool constant = !PyDataType_HASFIELDS((PyArray_Descr *)descr);
-    PyObject *wire = NULL;
-    if (constant && sf_dict_get(cache->by_dtype, descr, &wire) != 0) {
-        return wire;
-    }
-    wire = PyObject_CallMethod(state->wire, "describe", "O", descr);
-    if (wire && !PyBytes_Check(wire)) {
-        PyErr_SetString(PyExc_SystemError, "describe() gave no bytes");
-        Py_CLEAR(wire);
-    }
-    if (wire && constant && remember(cache->by_dtype, descr, wire) < 0) {
-        Py_CLEAR(wire);
-    }
-    return wire;
-}
-
-/* A dtype that is not the last one's. */
-static SF_APART int
-put_other_dtype(TopicObject *topic, PyArray_Descr *descr, struct sf_source *source)
-{
-    struct sf_last_dtypes *last = &topic->last;
-    PyObject *wire = describe(topic->state, (PyObject *)descr);
-    if (!wire) {
-        return -1;
-    }
-    source->out.dtype_len = (uint32_t)PyBytes_GET_SIZE(wire);
-    /* Not with fields: their names can be changed in place. Nor with metadata, which may lead back
-     * to this Topic. */
-    if (source->out.dtype_len > SF_INLINE_DTYPE || PyDataType_HASFIELDS(descr) ||
-        PyDataType_METADATA(descr)) {
-        source->wire = wire;
-        source->out.dtype = PyBytes_AS_STRING(wire);
-        return 0;
-    }
-    memset(last->out_wire, 0, sizeof last->out_wire);
-    memcpy(last->out_wire, PyBytes_AS_STRING(wire), source->out.dtype_len);
-    last->out_len = source->out.dtype_len;
-    Py_DECREF(wire);
-    PyObject *old = last->out_dtype;
-    last->out_dtype = Py_NewRef((PyObject *)descr);
-    memcpy(source->wire_inline, last->out_wire, sizeof source->wire_inline);
-    source->out.dtype = source->wire_inline;
-    Py_XDECREF(old); /* may run code, which may write through this Topic: last */
-    return 0;
-}
-
-static int
-put_dtype(TopicObject *topic, PyArray_Descr *descr, struct sf_source *source)
-{
-    struct sf_last_dtypes *last = &topic->last;
-    if ((PyObject *)descr != last->out_dtype) {
-        return put_other_dtype(topic, descr, source);
-    }
-    memcpy(source->wire_inline, last->out_wire, sizeof source->wire_inline);
-    source->out.dtype = source->wire_inline;
-    source->out.dtype_len = last->out_len;
-    return 0;
-}
-
-/* New reference, or NULL: with an exception, or without one if the bytes are no dtype. */
-static PyObject *
-parse_dtype(struct sf_state *state, const char *wire, uint32_t len)
-{
-    PyObject *key = PyBytes_FromStringAndSize(wire, (Py_ssize_t)len);
-    if (!key) {
-        return NULL;
-    }
-    PyObject *descr;
-    if (sf_dict_get(state->dtypes.by_wire, key, &descr) == 0) {
-        descr = PyObject_CallMethod(state->wire, "parse", "O", key);
-        /* Whoever gets a dtype with fields may rename them in place: a copy is handed out, and
-         * one with a structure inside, which the copy would share, is not kept at all. */
-        bool keep = !memchr(wire + 1, '[', len > 0 ? len - 1 : 0);
-        if (descr && (!PyArray_DescrCheck(descr) ||
-                      (keep && remember(state->dtypes.by_wire, key, descr) < 0))) {
-            Py_CLEAR(descr);
-        }
-        if (!descr && PyErr_ExceptionMatches(PyExc_ValueError)) {
-            PyErr_Clear(); /* no dtype: the caller says which topic is damaged */
-        }
-    }
-    Py_DECREF(key);
-    if (descr && PyDataType_HASFIELDS((PyArray_Descr *)descr)) {
-        Py_SETREF(descr, (PyObject *)PyArray_DescrNew((PyArray_Descr *)descr));
-    }
-    return descr;
-}
-
-PyObject *
-sf_message_dtype_cached(const TopicObject *topic, const struct sf_message *m)
-{
-    const struct sf_last_dtypes *last = &topic->last;
-    bool same = m->dtype_len == last->in_len && m->dtype[0] == last->in_wire[0] &&
-                m->dtype[1] == last->in_wire[1];
-    return same ? last->in_dtype : NULL; /* in_len is never longer than what lies inline */
-}
-
-static PyObject *
-get_dtype(TopicObject *topic, const struct sf_message *m, const char *prefix)
-{
-    struct sf_last_dtypes *last = &topic->last;
-    if (m->dtype_len > SF_INLINE_DTYPE) {
-        return parse_dtype(topic->state, prefix, m->dtype_len);
-    }
-    PyObject *cached = sf_message_dtype_cached(topic, m);
-    if (cached) {
-        return Py_NewRef(cached);
-    }
-    PyObject *descr = parse_dtype(topic->state, (const char *)m->dtype, m->dtype_len);
-    if (descr && !PyDataType_HASFIELDS((PyArray_Descr *)descr)) {
-        PyObject *old = last->in_dtype;
-        last->in_dtype = Py_NewRef(descr);
-        last->in_len = m->dtype_len;
-        memcpy(last->in_wire, m->dtype, sizeof last->in_wire);
-        Py_XDECREF(old);
-    }
-    return descr;
-}
+/* ---- dtype and shape of a message ---- */
 
 bool
 sf_shape_fits(PyObject *descr, const struct sf_message *m, const uint64_t *shape)
@@ -218,9 +60,9 @@ sf_shape_fits(PyObject *descr, const struct sf_message *m, const uint64_t *shape
     return len == m->payload_len;
 }
 
-PyObject *
+int
 sf_message_dtype(TopicObject *topic, const struct sf_message *m, const char *prefix,
-                 uint64_t *shape)
+                 uint64_t *shape, PyObject **descr)
 {
     if (m->ndim > SF_INLINE_DIMS) {
         memcpy(shape, prefix, (size_t)m->ndim * 8);
@@ -229,11 +71,12 @@ sf_message_dtype(TopicObject *topic, const struct sf_message *m, const char *pre
     else {
         memcpy(shape, m->shape, (size_t)m->ndim * 8);
     }
-    PyObject *descr = get_dtype(topic, m, prefix);
-    if (descr && !sf_shape_fits(descr, m, shape)) {
-        Py_CLEAR(descr);
+    int status = sf_get_dtype(topic, m, prefix, descr);
+    if (status == 0 && !sf_shape_fits(*descr, m, shape)) {
+        Py_CLEAR(*descr);
+        status = SF_BAD_MESSAGE;
     }
-    return descr;
+    return status;
 }
 
 /* ---- arrays out ---- */
@@ -261,10 +104,10 @@ static int
 put_array(TopicObject *topic, PyArrayObject *array, struct sf_source *source)
 {
     PyArray_Descr *descr = PyArray_DESCR(array);
-    bool cached = (PyObject *)descr == topic->last.out_dtype;
+    bool cached = (PyObject *)descr == topic->last.out_dtype && !topic->last.out_seal;
     /* Else Python code describes it: so the dtype first, and then whether it still is the array's. */
     PyObject *held = cached ? NULL : Py_NewRef((PyObject *)descr);
-    int status = put_dtype(topic, descr, source);
+    int status = sf_put_dtype(topic, descr, source);
     bool same = PyArray_DESCR(array) == descr;
     Py_XDECREF(held);
     if (status < 0 || !same) {
@@ -393,7 +236,7 @@ sf_copy_strided(struct sf_source *source, void *at)
     if (PyArray_NBYTES(from) == 0) {
         return 0;
     }
-    /* Y4 */
+    /* Y6 */
     PyObject *whole = as_bytes(from, PyArray_DATA(from), PyArray_STRIDES(from), 0);
     PyObject *to = whole ? as_bytes(from, at, NULL, NPY_ARRAY_CARRAY) : NULL;
     int status = to ? PyArray_CopyInto((PyArrayObject *)to, (PyArrayObject *)whole) : -1;
@@ -445,7 +288,7 @@ sf_source_plan(TopicObject *topic, PyObject *shape, PyObject *dtype, struct sf_s
         PyErr_Format(PyExc_ValueError, "shape %R of %S is larger than any topic", shape, descr);
         goto done;
     }
-    if (put_dtype(topic, descr, source) < 0) {
+    if (sf_put_dtype(topic, descr, source) < 0) {
         goto done;
     }
     put_shape(source, dims.len, dims.ptr);
@@ -517,6 +360,30 @@ sf_shape_within(struct sf_state *state, const struct sf_source *whole, PyObject 
 
 /* ---- arrays in ---- */
 
+/* An array with memory of its own. Of records NumPy would look at each field, for objects that are to
+ * be made: there are none (Y2), and it takes longer than all else in a read. */
+static PyObject *
+allocate(PyArray_Descr *descr, int ndim, const npy_intp *dims, int flags)
+{
+    bool records = PyDataType_HASFIELDS(descr) && PyDataType_ELSIZE(descr) > 0;
+    PyArray_Descr *of = records ? PyArray_DescrNewFromType(NPY_VOID) : descr;
+    if (!of) {
+        return NULL;
+    }
+    if (records) {
+        PyDataType_SET_ELSIZE(of, PyDataType_ELSIZE(descr));
+    }
+    else {
+        Py_INCREF(of);
+    }
+    PyObject *array = PyArray_NewFromDescr(&PyArray_Type, of, ndim, dims, NULL, NULL, flags, NULL);
+    if (array && records) {
+        Py_INCREF(descr);
+        Py_SETREF(((PyArrayObject_fields *)array)->descr, descr);
+    }
+    return array;
+}
+
 PyObject *
 sf_array_over(PyObject *descr, uint32_t ndim, const uint64_t *shape, bool fortran, void *at,
               PyObject *base, bool writable)
@@ -527,9 +394,15 @@ sf_array_over(PyObject *descr, uint32_t ndim, const uint64_t *shape, bool fortra
     }
     int flags = fortran ? NPY_ARRAY_F_CONTIGUOUS : at ? NPY_ARRAY_C_CONTIGUOUS : 0;
     flags |= at ? NPY_ARRAY_ALIGNED | (writable ? NPY_ARRAY_WRITEABLE : 0) : 0;
-    Py_INCREF(descr);
-    PyObject *array = PyArray_NewFromDescr(&PyArray_Type, (PyArray_Descr *)descr, (int)ndim, dims,
-                                           NULL, at, flags, NULL);
+    PyObject *array;
+    if (at) {
+        Py_INCREF(descr);
+        array = PyArray_NewFromDescr(&PyArray_Type, (PyArray_Descr *)descr, (int)ndim, dims, NULL,
+                                     at, flags, NULL);
+    }
+    else {
+        array = allocate((PyArray_Descr *)descr, (int)ndim, dims, flags);
+    }
     if (array && base) {
         if (PyArray_SetBaseObject((PyArrayObject *)array, Py_NewRef(base)) < 0) {
             Py_CLEAR(array);

@@ -16,7 +16,8 @@
  *   stats_desc, stats_fields, participant_desc, participant_fields: python/topic_facts.c, written
  *     by nobody; CPython's API takes them as non-const
  *   names: python/options.c, likewise (PyArg_ParseTupleAndKeywords)
- *   PyArray_API, PyArray_RUNTIME_VERSION: python/arrays.c, NumPy's import_array fills them
+ *   sf_numpy_api, sf_numpy_apiPyArray_RUNTIME_VERSION: python/arrays.c, NumPy's import_array fills
+ *     them
  *
  * A crash here leaves: nothing.
  */
@@ -136,6 +137,20 @@ guard(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
     Py_RETURN_NONE;
 }
 
+/* The dtype of a wire form, or None: for tests of what readers take for one. */
+static PyObject *
+dtype_of(PyObject *Py_UNUSED(module), PyObject *wire)
+{
+    char *bytes;
+    Py_ssize_t len;
+    PyObject *dtype;
+    if (PyBytes_AsStringAndSize(wire, &bytes, &len) < 0) {
+        return NULL;
+    }
+    int status = sf_parse_dtype(bytes, (uint32_t)len, &dtype);
+    return status == SF_BAD_MESSAGE ? Py_NewRef(Py_None) : dtype;
+}
+
 static PyMethodDef module_methods[] = {
     {"_at_exit", at_exit, METH_NOARGS, NULL},
     {"_remove", remove_topic, METH_VARARGS, NULL},
@@ -145,6 +160,7 @@ static PyMethodDef module_methods[] = {
     {"_guard", guard, METH_NOARGS, NULL},
     {"_try_folder", try_folder, METH_O, NULL},
     {"_message", sf_message_restore, METH_VARARGS, NULL},
+    {"_dtype_of", dtype_of, METH_O, NULL},
     {"wait", (PyCFunction)(void (*)(void))sf_wait_function, METH_FASTCALL | METH_KEYWORDS,
      sf_wait_doc},
     {NULL, NULL, 0, NULL},
@@ -187,7 +203,7 @@ static int
 module_exec(PyObject *module)
 {
     struct sf_state *state = sf_state_of_module(module);
-    if (sf_arrays_setup(state) < 0) {
+    if (sf_arrays_setup() < 0 || sf_dtypes_setup(state) < 0) {
         return -1;
     }
     state->topic_type = add_type(module, &sf_topic_spec);
@@ -204,7 +220,8 @@ module_exec(PyObject *module)
     }
     state->wire = PyImport_ImportModule("shmflow._wire");
     state->texts = state->wire ? PyImport_ImportModule("shmflow._texts") : NULL;
-    PyObject *errors = state->texts ? PyImport_ImportModule("shmflow._errors") : NULL;
+    state->aio = state->texts ? PyImport_ImportModule("shmflow._aio") : NULL;
+    PyObject *errors = state->aio ? PyImport_ImportModule("shmflow._errors") : NULL;
     state->closed_error = errors ? PyObject_GetAttrString(errors, "Closed") : NULL;
     Py_XDECREF(errors);
     return state->closed_error ? add_hooks(module, state) : -1;
@@ -226,6 +243,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->closed_error);
     Py_VISIT(state->aio);
     Py_VISIT(state->dtypes.by_dtype);
+    Py_VISIT(state->dtypes.by_identity);
     Py_VISIT(state->dtypes.by_wire);
     return 0;
 }
@@ -246,6 +264,7 @@ module_clear(PyObject *module)
     Py_CLEAR(state->closed_error);
     Py_CLEAR(state->aio);
     Py_CLEAR(state->dtypes.by_dtype);
+    Py_CLEAR(state->dtypes.by_identity);
     Py_CLEAR(state->dtypes.by_wire);
     return 0;
 }

@@ -19,16 +19,19 @@
 #include "core/beacon.h"
 #include "core/topic.h"
 
-/* What dtypes of constant meaning are, in each direction. The dicts are made with the module and
- * emptied when they are full, never replaced: each look-up and each store stands by itself. */
+/* What dtypes are, in each direction. The dicts are made with the module and emptied when they are
+ * full, never replaced: each look-up and each store stands by itself. Y4 of dtypes.c. */
 struct sf_dtype_cache {
-    PyObject *by_dtype; /* dict: dtype -> bytes */
-    PyObject *by_wire;  /* dict: bytes -> dtype */
+    PyObject *by_dtype;    /* dict: dtype without fields -> bytes */
+    PyObject *by_identity; /* dict: address of a dtype with fields -> (its seal, bytes) */
+    PyObject *by_wire;     /* dict: bytes -> dtype; one with fields is never handed out */
 };
 
 /* A Topic's last dtype in each direction; look-ups of it are the hot path's only cost for dtypes. */
 struct sf_last_dtypes {
-    PyObject *out_dtype; /* strong; wire form in out_wire */
+    PyObject *out_dtype; /* strong; wire form in out_wire, or in out_long */
+    PyObject *out_seal; /* strong; of one with fields, else NULL */
+    PyObject *out_long; /* strong; bytes that do not lie inline, or NULL */
     char out_wire[SF_INLINE_DTYPE];
     uint32_t out_len;
     PyObject *in_dtype; /* strong; for wire words in_wire */
@@ -42,7 +45,7 @@ struct sf_state {
     PyObject *wire; /* shmflow._wire */
     PyObject *texts; /* shmflow._texts */
     PyObject *closed_error; /* shmflow.Closed */
-    PyObject *aio; /* shmflow._aio, once it is needed, or NULL */
+    PyObject *aio; /* shmflow._aio */
     struct sf_dtype_cache dtypes;
 };
 
@@ -135,10 +138,11 @@ extern const char *const sf_mode_names[], *const sf_start_names[];
 int sf_parse_options(struct sf_state *state, PyObject *args, PyObject *kwargs, const char **name,
                      Py_ssize_t *name_len, struct sf_options *options, bool *now);
 
-/* ---- arrays.c: the only user of NumPy's C API ---- */
+/* ---- arrays.c, dtypes.c: the only users of NumPy's C API (arrays.h) ---- */
 
-int sf_arrays_setup(struct sf_state *state);
-void sf_arrays_forget(struct sf_last_dtypes *last);
+int sf_arrays_setup(void);
+int sf_dtypes_setup(struct sf_state *state);
+void sf_dtypes_forget(struct sf_last_dtypes *last);
 /* What is to be written: an array that owns or borrows its bytes. `keep` holds it (new
  * reference). */
 struct sf_source {
@@ -183,10 +187,22 @@ void sf_array_shorten(PyObject *stack, uint64_t count);
 void *sf_array_data(PyObject *array);
 void sf_array_freeze(PyObject *array);
 /* dtype and shape of a message from its description; checks that they give payload_len. `prefix`
- * is a private copy or a pinned block. New reference to the dtype, or NULL: not a valid one (no
- * exception set), or an exception. */
-SF_APART PyObject *sf_message_dtype(TopicObject *topic, const struct sf_message *message,
-                                    const char *prefix, uint64_t *shape);
+ * is a private copy or a pinned block. 0 and a new reference to the dtype; SF_BAD_MESSAGE: it is
+ * known to be none; -1 with an exception: nothing is known of it, and nothing may be consumed. */
+SF_APART int sf_message_dtype(TopicObject *topic, const struct sf_message *message,
+                              const char *prefix, uint64_t *shape, PyObject **dtype);
+/* What NumPy makes of a code such as <f4: 0 and a new reference; SF_BAD_MESSAGE: it says that this is
+ * no dtype; -1 with any other exception. */
+int sf_descr_of_code(PyObject *code, PyObject **dtype);
+/* Of `shape` times a dtype, `len` bytes; and a structure of a list of names and a dict of fields, as
+ * NumPy has them, which is the dtype's from then on. 0, or -1: what they are given is a dtype. */
+int sf_descr_repeat(PyObject *dtype, PyObject *shape, uint64_t len, PyObject **repeated);
+int sf_descr_of_fields(PyObject *list, PyObject *table, uint64_t len, PyObject **dtype);
+uint64_t sf_descr_len(PyObject *dtype);
+
+/* dtype_wire.c: the dtype of a wire form, which holds no objects and is no subarray. As
+ * sf_descr_of_code. */
+SF_APART int sf_parse_dtype(const char *wire, uint32_t len, PyObject **dtype);
 /* The dtype of the last message, if this one has the same short description: borrowed, no code
  * of Python's runs. */
 PyObject *sf_message_dtype_cached(const TopicObject *topic, const struct sf_message *message);

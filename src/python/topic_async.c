@@ -81,15 +81,6 @@ sf_topic_fileno_method(PyObject *op, PyObject *Py_UNUSED(unused))
 
 /* ---- coroutines ---- */
 
-static PyObject *
-get_aio(struct sf_state *state)
-{
-    if (!state->aio) {
-        state->aio = PyImport_ImportModule("shmflow._aio");
-    }
-    return state->aio;
-}
-
 /* A coroutine of shmflow._aio.<name>(topic, seconds, latest, copy). What can be refused now is. */
 static PyObject *
 call_aio(PyObject *op, const char *name, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -108,10 +99,8 @@ call_aio(PyObject *op, const char *name, PyObject *const *args, Py_ssize_t nargs
         sf_raise_wrong_mode(self->state, self, name);
         return NULL;
     }
-    PyObject *aio = get_aio(self->state);
-    return aio ? PyObject_CallMethod(aio, name, "OdOO", op, deadline.seconds,
-                                     newest ? Py_True : Py_False, copy ? Py_True : Py_False)
-               : NULL;
+    return PyObject_CallMethod(self->state->aio, name, "OdOO", op, deadline.seconds,
+                               newest ? Py_True : Py_False, copy ? Py_True : Py_False);
 }
 
 PyObject *
@@ -131,6 +120,7 @@ PyObject *
 sf_topic_aiter(PyObject *op)
 {
     TopicObject *self = (TopicObject *)op;
-    PyObject *aio = sf_begin(self->state, self) < 0 ? NULL : get_aio(self->state);
-    return aio ? PyObject_CallMethod(aio, "Arrays", "O", op) : NULL;
+    return sf_begin(self->state, self) < 0
+               ? NULL
+               : PyObject_CallMethod(self->state->aio, "Arrays", "O", op);
 }

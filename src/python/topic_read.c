@@ -43,15 +43,12 @@ int
 sf_take_dtype(TopicObject *self, struct sf_attachment *att, const struct sf_message *m,
               const char *prefix, uint64_t *shape, PyObject **descr)
 {
-    *descr = sf_message_dtype(self, m, prefix, shape);
-    if (!*descr && PyErr_Occurred()) {
-        return -1;
-    }
-    if (!sf_attachment_is_mine(att)) {
+    int status = sf_message_dtype(self, m, prefix, shape, descr);
+    if (status != -1 && !sf_attachment_is_mine(att)) {
         Py_CLEAR(*descr);
         return 0;
     }
-    return *descr ? 1 : SF_BAD_MESSAGE;
+    return status == 0 ? 1 : status;
 }
 
 /* 1 taken, 0 try again, -1 exception. Pin path: the array lies in the ring. */

@@ -168,7 +168,7 @@ topic_dealloc(PyObject *op)
     if (self->weakrefs) {
         PyObject_ClearWeakRefs(op);
     }
-    sf_arrays_forget(&self->last);
+    sf_dtypes_forget(&self->last);
     if (self->open) {
         sf_drop_beacon(self);
         sf_topic_fini(&self->t);

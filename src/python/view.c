@@ -54,7 +54,7 @@ sf_view_new_private(struct sf_state *state, uint64_t len, void **memory)
     if (!view) {
         return NULL;
     }
-    /* Zeros: what is published of it was in nobody's memory before (Y4 of arrays.c). */
+    /* Zeros: what is published of it was in nobody's memory before (Y6 of arrays.c). */
     view->memory = PyMem_RawCalloc(len ? (size_t)len : 1, 1);
     if (!view->memory) {
         Py_DECREF(view);
