@@ -404,8 +404,8 @@ PyDoc_STRVAR(
     loan_doc,
     "An array that will be a message; made by Topic.loan().\n"
     "\n"
-    "    with topic.loan((720, 1280, 3), \"uint8\") as a:\n"
-    "        camera.read(a)\n"
+    "    with topic.loan((480, 640), 'float32') as out:\n"
+    "        np.multiply(left, right, out=out)\n"
     "\n"
     "At the end of the block it is published, without a copy; an exception discards it.\n"
     "The array is writable until then and read-only after. Fill all of it: in the ring\n"

@@ -119,6 +119,16 @@ def test_a_clip_goes_straight_into_shared_memory(spawn, topic_name):
 
 
 @pytest.mark.slow
+def test_a_clip_is_as_many_messages_as_it_has_frames(spawn, topic_name):
+    pytest.importorskip("cv2")
+    with shmflow.Topic(topic_name, "r") as topic:
+        camera = spawn(EXAMPLES / "camera.py", clip(), "--topic", topic_name)
+        seqs = [message.seq for message in topic.messages(latest=True)]
+        assert seqs[-1] == 132
+        assert say(camera) == "132 images written, 0 of them copied"
+
+
+@pytest.mark.slow
 def test_three_stages(spawn, topic_name):
     pipeline = spawn(EXAMPLES / "numpy_pipeline.py", "--name", topic_name)
     assert say(pipeline) == "200 images came through three processes, all of them right"
