@@ -8,6 +8,7 @@ says so. shmflow is drawn bold and in one colour everywhere; its peers keep thei
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -319,7 +320,11 @@ def draw(results: dict[str, Any], place: Path) -> list[str]:
 def main() -> None:
     from results import load
 
-    draw(load(Path(sys.argv[1])), Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", type=Path, help="JSON that run.py wrote")
+    parser.add_argument("place", type=Path, help="the folder they are drawn in")
+    options = parser.parse_args()
+    draw(load(options.results), options.place)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ Owns: words and numbers as people read them. The goals themselves are in reach.p
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -205,7 +205,9 @@ def markdown(results: dict[str, Any]) -> str:
 def main() -> None:
     from results import load
 
-    print(markdown(load(Path(sys.argv[1]))), end="")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", type=Path, help="JSON that run.py wrote")
+    print(markdown(load(parser.parse_args().results)), end="")
 
 
 if __name__ == "__main__":

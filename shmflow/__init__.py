@@ -19,6 +19,9 @@ then imports all of it: no call does later, where a fork or a signal handler may
 
 from __future__ import annotations
 
+import os
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -108,6 +111,30 @@ def _load() -> dict[str, Any]:
     from shmflow import _admin, _aio, _core, _errors, _sync, _texts, _wire  # noqa: F401
 
     return {"_admin": _admin, "_core": _core, "_errors": _errors, "_sync": _sync}
+
+
+def _has_core(folder: str) -> bool:
+    return any(os.path.exists(f"{folder}/_core{suffix}") for suffix in EXTENSION_SUFFIXES)
+
+
+def _leave_the_checkout() -> None:
+    """Python that is started in a checkout finds this file there, and no core beside it: then all
+    else comes from the installed package."""
+    here = os.path.dirname(__file__)
+    if not os.path.exists(f"{here}/../src/core/layout.h") or _has_core(here):
+        return
+    for entry in sys.path:
+        if _has_core(folder := os.path.join(entry or os.curdir, "shmflow")):
+            __path__.insert(0, folder)
+            return
+    raise ImportError(
+        f"shmflow was imported from its source tree ({here}), where its core is not built, and "
+        f"{sys.executable} has no other: `pip install .` in the source tree, or `pip install -e .` "
+        "to work on it"
+    )
+
+
+_leave_the_checkout()
 
 
 def __getattr__(name: str) -> Any:
