@@ -16,6 +16,7 @@ BENCH_ARGS ?=
 STORM_ARGS ?=
 SOAK_ARGS ?=
 KILL_ARGS ?=
+FUZZ_ARGS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -307,6 +308,11 @@ storm: build/storm
 fuzz: $(VENV)/.stamp-installed
 	@PYTHON=$(BIN)/python CC='$(CC)' tests/fuzz/run \
 	    $(if $(EXECUTIONS),long EXECUTIONS=$(EXECUTIONS),quick)
+
+## fuzz-api: random calls of the Python interface in threads and processes, MINUTES=20; FUZZ_ARGS='--seed 7'
+.PHONY: fuzz-api
+fuzz-api: $(VENV)/.stamp-installed
+	@$(BIN)/python tests/fuzz/fuzz_api.py --minutes $(MINUTES) $(FUZZ_ARGS)
 
 MINUTES ?= 5
 ## soak: many millions of messages while others come and go, MINUTES=60; nothing may grow

@@ -19,6 +19,14 @@ from compiled import plain_env
 FUZZ = Path(__file__).parent.parent / "fuzz"
 COMPILER = os.environ.get("CC", "cc").split()[0]
 MOST_FILES, MOST_BYTES = 150, 512
+# What fuzz_api.py says of each planted fault.
+FINDS = {
+    "lost": r"lost 0, skipped \d+: base",
+    "skip": r"read \d+, came \d+|base",
+    "twice": r"after read|\d+ after \d+|came",
+    "torn": "bytes of others in it",
+    "leak": "mappings are left",
+}
 
 pytestmark = [
     pytest.mark.slow,
@@ -58,6 +66,25 @@ def test_nothing_crashes_or_hangs_while_words_change_under_it(build):
 def test_a_damaged_message_is_told_by_an_error_of_the_package():
     out = run(sys.executable, FUZZ / "fuzz_wire.py", "--rounds", "80", "--seed", "1")
     assert out.startswith("fuzz_wire: 80 rounds") and "0 troubles" in out
+
+
+API = (sys.executable, FUZZ / "fuzz_api.py")
+
+
+@pytest.mark.timeout(240)
+def test_random_calls_in_threads_and_processes_do_what_a_model_says():
+    out = run(*API, "--minutes", "0.5", "--seed", "1", "--stop", timeout=220)
+    counts = {name: int(n) for name, n in re.findall(r"'(\w+)': (\d+)", out)}
+    assert min(counts.values()) > 0 and counts["messages"] > 500, out
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("fault", ["lost", "skip", "twice", "torn", "leak"])
+def test_the_model_finds_a_fault_that_is_planted(fault):
+    command = [*API, "--minutes", "0.5", "--seed", "1", "--stop", "--break", fault]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=220)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert re.search(FINDS[fault], done.stdout), done.stdout
 
 
 def test_the_corpus_is_small():
