@@ -125,7 +125,7 @@ parse_seq(PyObject *value, const char *call, uint64_t *out)
             PyErr_Format(PyExc_TypeError, "%s() takes the number of a message, not %R", call,
                          value);
         }
-        return -1;
+        return -1; /* what __index__ raised, such as a Ctrl-C, is told as it is */
     }
     int overflow;
     long long number = PyLong_AsLongLongAndOverflow(index, &overflow);

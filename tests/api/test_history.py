@@ -168,3 +168,22 @@ def test_a_seek_forward_lets_a_waiting_writer_go_on(topic: shmflow.Topic, backgr
         waiting = background(topic.write, 9)
         reader.seek("new")
         assert waiting.outcome() == 9
+
+
+@pytest.mark.parametrize("call", ["peek", "seek"])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt, MemoryError, RecursionError, ZeroDivisionError]
+)
+def test_what_the_index_of_a_number_raises_is_told_as_it_is(
+    topic: shmflow.Topic, call: str, error: type[BaseException]
+) -> None:
+    class Number:
+        def __index__(self) -> int:
+            raise error
+
+    topic.write(b"1")
+    with pytest.raises(error):
+        getattr(topic, call)(Number())
+    with pytest.raises(TypeError, match="number of a message"):
+        getattr(topic, call)(object())
+    assert topic.read(0).tobytes() == b"1"
