@@ -17,6 +17,7 @@ STORM_ARGS ?=
 SOAK_ARGS ?=
 KILL_ARGS ?=
 FUZZ_ARGS ?=
+EVIL_ARGS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -228,6 +229,14 @@ on-python:
 	    $(MAKE) test-python PYTHON="$$python" VENV='build/venvs/$(VERSION)' extra=other SHMFLOW_DEBUG=1 \
 	        ARGS='-m "not slow" $(differs) $(ARGS)'; fi
 
+## free-threaded: the tests of tests/api and tests/process on a CPython without a GIL, built for that
+# The interpreter and the venv are kept in a cache folder: tests/freethreaded/interpreter says where.
+.PHONY: free-threaded
+free-threaded:
+	@python=$$(tests/freethreaded/interpreter) && \
+	    $(MAKE) test-python PYTHON="$$python" VENV="$${python%/bin/*}/venv" NUMPY='numpy==2.4.*' extra=freethreaded \
+	        SHMFLOW_DEBUG=1 ARGS='-m "not slow" tests/api tests/process $(ARGS)'
+
 ## cross: the core compiled for aarch64, its tests run under qemu
 # Left out: what an emulator cannot show (the order of memory), or shows like any machine (faults).
 .PHONY: cross
@@ -315,6 +324,11 @@ fuzz-api: $(VENV)/.stamp-installed
 	@$(BIN)/python tests/fuzz/fuzz_api.py --minutes $(MINUTES) $(FUZZ_ARGS)
 
 MINUTES ?= 5
+## fuzz-evil: arguments that do harm while a call looks at them, over every public call; MINUTES=30
+.PHONY: fuzz-evil
+fuzz-evil: $(VENV)/.stamp-installed
+	@$(BIN)/python tests/fuzz/fuzz_evil.py --minutes $(MINUTES) $(EVIL_ARGS)
+
 ## soak: many millions of messages while others come and go, MINUTES=60; nothing may grow
 .PHONY: soak
 soak: $(VENV)/.stamp-installed

@@ -1,6 +1,7 @@
 """Spoilt segments: what the fuzzers have found worth keeping, run again; and a look for more.
 
-Owns: the corpus of tests/fuzz as a test, compiled with sanitizers by the C compiler at hand.
+Owns: the corpus of tests/fuzz as a test, compiled with sanitizers by the C compiler at hand; the
+quick form of the attack by evil arguments, and the proof that it finds what is planted.
 Does not own: the targets (tests/fuzz), or long runs: `tests/fuzz/run long`.
 """
 
@@ -85,6 +86,62 @@ def test_the_model_finds_a_fault_that_is_planted(fault):
     done = subprocess.run(command, capture_output=True, text=True, timeout=220)
     assert done.returncode == 1, done.stdout + done.stderr
     assert re.search(FINDS[fault], done.stdout), done.stdout
+
+
+# ---- arguments that do harm ----
+
+
+def run_evil(*options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, FUZZ / "fuzz_evil.py", "--seed", "1", *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=110)
+
+
+@pytest.mark.timeout(120)
+def test_no_call_is_harmed_by_what_its_arguments_do_meanwhile():
+    done = run_evil("--seconds", "40")
+    assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-2000:]}"
+    attacks, acted = map(int, re.findall(r"(\d+) attacks \((\d+) acted\)", done.stdout)[0])
+    assert attacks > 0 and acted > 0, done.stdout
+
+
+PLANTED = {  # a fault of each kind: what is told of it, and the act that brings it out
+    "crash": ("died of SIGSEGV", "close"),
+    "hang": ("no end within", "close"),
+    "wrong_error": ("KeyError: 'planted'", "close"),
+    "system_error": ("SystemError", "close"),
+    "raw_status": ("a raw status", "close"),
+    "swallow": ("raise_interrupt came to nothing", "raise_interrupt"),
+    "spoil": ("peer:", "close"),
+    "leak": ("carries the writer's heap", "close"),
+    "child_crash": ("a forked child died of SIGSEGV", "fork_on"),
+}
+
+
+@pytest.mark.no_sanitizer("it answers a crash in its own way")
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_planted_fault_is_found(fault):
+    told, act = PLANTED[fault]
+    options = ["--planted", "--call", f".{fault}", "--act", act, "--attacks", "5"]
+    done = run_evil(*options, "--deadline", "8" if fault == "hang" else "30")
+    assert done.returncode == 1 and told in done.stdout, done.stdout + done.stderr
+
+
+def test_every_public_call_is_attacked_and_what_is_not_is_said():
+    sys.path.insert(0, str(FUZZ))
+    try:
+        import evil_calls
+    finally:
+        sys.path.remove(str(FUZZ))
+    import shmflow
+
+    calls = evil_calls.every_call(Path(shmflow.__file__).parent, shmflow._HOMES)
+    attacked = {str(call): {param.name for param in call.params} for call in calls}
+    for name in ("Topic", "Loan", "Message", "Messages", "Stats", "Participant", "Sync"):
+        kind = getattr(shmflow, name)
+        public = {f"{name}.{one}" for one in vars(kind) if not one.startswith(("_", "n_"))}
+        assert public - set(attacked) - set(evil_calls.LEFT_OUT) == set()
+    assert {"data", "meta", "timestamp_ns", "timeout"} == attacked["Topic.write"]
+    assert "_sync.sync" in attacked and "_core.wait" in attacked and "_admin.unlink" in attacked
 
 
 def test_the_corpus_is_small():
