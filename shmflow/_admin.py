@@ -39,6 +39,10 @@ class TopicInfo:
     error: str = ""
 
 
+def _why(status: str) -> str:
+    return _texts.HEADER_RUNGS.get(status) or _core._said(status)
+
+
 def _info(name: str) -> TopicInfo | None:
     path = _names.path_of(name)
     status, facts = _core._peek(path)
@@ -49,7 +53,7 @@ def _info(name: str) -> TopicInfo | None:
     except OSError:
         return None
     if status:
-        return TopicInfo(name, size, error=_texts.HEADER_RUNGS.get(status, status))
+        return TopicInfo(name, size, error=_why(status))
     try:
         with _core.Topic(name, "monitor", create=False) as monitor:
             living = [p for p in monitor.participants() if p.alive]
@@ -100,8 +104,7 @@ def unlink(name: str) -> None:
     if status == "SF_DENIED":
         raise NotAllowed(13, f"no permission to remove {path}{_texts._permissions(path)}", path)
     if status and status != "SF_RACE":
-        why = _texts.HEADER_RUNGS.get(status, status)
-        raise CorruptTopic(22, f"{path} cannot be removed as a topic: {why}", path)
+        raise CorruptTopic(22, f"{path} cannot be removed as a topic: {_why(status)}", path)
 
 
 def unlink_idle(name: str) -> bool:

@@ -243,6 +243,17 @@ def _mismatch(topic: Topic, details: dict[str, Any]) -> Exception:
     )
 
 
+def _kept(topic: Topic, details: dict[str, Any]) -> str:
+    """What was to be replaced is still there."""
+    size = details.get("replaced", 0)
+    if not size:
+        return ""
+    return (
+        f"; the topic of that name that was to be replaced keeps its {format_size(size)} and its "
+        f"messages, {_attached(topic)}"
+    )
+
+
 def _no_space(topic: Topic, details: dict[str, Any]) -> Exception:
     space = os.statvfs(folder())
     if space.f_files and not space.f_favail:
@@ -254,15 +265,16 @@ def _no_space(topic: Topic, details: dict[str, Any]) -> Exception:
     text = (
         f"asked for {format_size(details.get('wanted', 0))} for {topic.name!r}, {folder()} has "
         f"{format_size(space.f_bavail * space.f_frsize)} free of "
-        f"{format_size(space.f_blocks * space.f_frsize)}; give a smaller capacity, remove topics "
+        f"{format_size(space.f_blocks * space.f_frsize)}{_kept(topic, details)}; give a smaller "
+        "capacity, remove topics "
         "that are not needed (shmflow.topics(), shmflow.unlink(name)), or enlarge it: in Docker "
         "start with --shm-size, elsewhere mount -o remount,size=..."
     )
     return errors.NoSpace(errno.ENOSPC, text, path_of(topic.name))
 
 
-def error(status: str, number: int, topic: Topic, details: dict[str, Any]) -> Exception:
-    """The exception for a status of the core."""
+def error(status: str, number: int, said: str, topic: Topic, details: dict[str, Any]) -> Exception:
+    """The exception for a status of the core; `said` is the core's own word for it."""
     name = topic.name
     path = path_of(name)
     quoted = f"topic {name!r}"
@@ -295,6 +307,12 @@ def error(status: str, number: int, topic: Topic, details: dict[str, Any]) -> Ex
                 f"{format_size(details['capacity'])}); open it with a larger max_message or "
                 "capacity before anybody else is attached, or with replace=True"
             )
+        case "SF_RACE":
+            return errors.Error(
+                f"{quoted} is being removed and made again by other processes, so often that this "
+                "one never found it as it was a moment before; see what they do (shmflow top), "
+                "then try again"
+            )
         case "SF_NO_SPACE":
             return _no_space(topic, details)
         case "SF_BAD_VALUE":
@@ -311,7 +329,7 @@ def error(status: str, number: int, topic: Topic, details: dict[str, Any]) -> Ex
         return RuntimeError(text) if number == -errno.EAGAIN else OSError(-number, text, path)
     if -4096 < number < 0:
         return OSError(-number, f"{quoted}: {os.strerror(-number)}", path)
-    return errors.Error(f"{quoted}: {status}")
+    return errors.Error(f"{quoted}: {said}")
 
 
 def unopened(name: str, number: int) -> OSError:
@@ -383,8 +401,9 @@ def _refusal(status: str, topic: Topic, details: dict[str, Any]) -> str:
         case "SF_NO_CGROUP":
             return (
                 f"asked for {format_size(details.get('wanted', 0))} for {quoted}, the memory "
-                f"cgroup admits {format_size(details.get('room', 0))} more; give a smaller "
-                "capacity or raise the container's memory limit"
+                f"cgroup admits {format_size(details.get('room', 0))} more"
+                f"{_kept(topic, details)}; give a smaller capacity or raise the container's "
+                "memory limit"
             )
         case "SF_BAD_MESSAGE":
             return (

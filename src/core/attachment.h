@@ -102,6 +102,24 @@ int sf_open_status(int status);
 int sf_segment_create(const char *path, const struct sf_params *params, uint32_t permissions,
                       int (*between)(void *), void *context);
 
+enum sf_when {
+    SF_ALWAYS,
+    SF_WHEN_IDLE, /* nobody is attached */
+    SF_WHEN_FLAGGED, /* an earlier remover died before it took the name away */
+};
+/* A generation whose place a new one takes, if it is still there as it was judged to be. */
+struct sf_replaced {
+    bool there;
+    bool any; /* whichever it is */
+    uint8_t identity[16];
+    enum sf_when when;
+    uint64_t spare_len; /* the memory that comes free with it; 0 while somebody is attached */
+};
+/* The same in the place of another. Whatever fails, that one stands, and until it is replaced it has its
+ * name. SF_EXISTS: it was not as it was judged to be; look again. */
+int sf_segment_replace(const char *path, const struct sf_params *params, uint32_t permissions,
+                       const struct sf_replaced *old, int (*between)(void *), void *context);
+
 enum sf_attach_as { SF_AS_MONITOR, SF_AS_READER, SF_AS_WRITER };
 /* Attaches to what has the name now. The ladder: file, header, maps, slot, still there?
  * Fails with the rung's status; never creates, truncates or removes. */
@@ -111,12 +129,13 @@ SF_APART void sf_attachment_unref(struct sf_attachment *att);
 
 /* Ends a generation: flags it, rings, removes its name. `identity` says which generation is
  * meant, NULL any. SF_BUSY: it is not in the state that `when` asks for. SF_NOT_FOUND, SF_DENIED. */
-enum sf_when {
-    SF_ALWAYS,
-    SF_WHEN_IDLE, /* nobody is attached */
-    SF_WHEN_FLAGGED, /* an earlier remover died before it took the name away */
-};
 int sf_segment_remove(const char *path, const uint8_t *identity, enum sf_when when);
+/* Gives the name of `old` to the file that stands by as `tmp`, then ends it. SF_NOT_FOUND, SF_BUSY, SF_RACE:
+ * it is not as it was judged to be. */
+int sf_segment_succeed(const char *path, const struct sf_replaced *old, const char *dir,
+                       const char *tmp);
+/* Is nobody attached to what has the name? 1, 0, or a status. */
+int sf_segment_is_idle(const char *path);
 /* The same at the end of the process, if nobody is attached but the slots that `mine` marks. */
 int sf_segment_remove_last(const char *path, const uint8_t *identity, const uint8_t *mine);
 /* Does the name still lead to this segment? If not, says so to all in the segment. */

@@ -101,7 +101,7 @@ shmflow_close(struct shmflow_topic *topic)
 static int
 open_writer(struct sf_topic *t, uint64_t len)
 {
-    struct sf_params make;
+    struct sf_making make;
     for (int round = 0; round < 64; round++) {
         int status = sf_topic_to_write(t, len, &make);
         if (status == SF_RACE) {
@@ -111,7 +111,7 @@ open_writer(struct sf_topic *t, uint64_t len)
         if (status != SF_NOT_FOUND) {
             return status;
         }
-        status = sf_segment_create(t->path, &make, t->options.permissions, NULL, NULL);
+        status = sf_topic_make(t, &make, NULL, NULL);
         if (status < 0 && status != SF_EXISTS) {
             return status;
         }

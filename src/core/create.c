@@ -5,12 +5,17 @@
  *
  * Invariants
  *   G1  A segment has a name only when it is complete: reserved, initialised, usable.
+ *   G6  What is replaced keeps its name until what replaces it is complete, and loses it by one
+ *       rename. Where both do not fit into memory, and nobody is attached to the old one, it goes
+ *       as the last step but one: after all that can fail but the reservation of its own memory. That
+ *       fails only if another process takes this memory within those microseconds.
  *   G7  Only the process that began a file goes on with it. A child that `between` forked has the same
  *       open file, which its parent completes, names and uses: the child closes its descriptor,
  *       removes nothing, and is told SF_RACE.
  *
- * A crash here leaves: an unnamed file, gone with us; or, where the file system knows no O_TMPFILE,
- * a `.shmflow-*` one that `shmflow.clean()` removes.
+ * A crash here leaves: an unnamed file, gone with us; or, where the file system knows no O_TMPFILE
+ * and while a replacement stands by, a `.shmflow-*` one that `shmflow.clean()` removes. In G6's last
+ * case, between the old one's end and the name: nothing under that name.
  */
 #include "core/attachment.h"
 
@@ -98,36 +103,75 @@ is_same(uint32_t epoch)
     return epoch == sf_process_epoch();
 }
 
-static int
-reserve(int fd, const char *dir, uint64_t file_len, int (*between)(void *), void *context)
+struct making {
+    const char *path, *dir;
+    int fd;
+    const struct sf_replaced *old;
+    int (*between)(void *);
+    void *context;
+    uint32_t epoch; /* of the process that began */
+    bool gave; /* what it replaces is gone: nothing stops it any more but want of memory */
+};
+
+static uint64_t
+add(uint64_t a, uint64_t b)
 {
-    uint32_t epoch = sf_process_epoch();
+    return a > UINT64_MAX - b ? UINT64_MAX : a + b;
+}
+
+/* Can there be enough? What is replaced gives its memory back. */
+static int
+check_room(const struct making *m, uint64_t file_len)
+{
     uint64_t free_len = 0, total_len = 0;
-    if (file_len > os_cgroup_room()) {
+    if (file_len > add(os_cgroup_room(), m->old->spare_len)) {
         return SF_NO_CGROUP; /* tmpfs would be let in, and the process killed at first touch */
     }
-    if (os_space(dir, &free_len, &total_len) == 0 && file_len > free_len) {
-        return SF_NO_SPACE;
-    }
-    int status = os_file_resize(fd, file_len);
-    uint64_t step = SF_STEP_LEN;
-    for (uint64_t off = 0; status == 0 && off < file_len;) {
-        uint64_t len = file_len - off < step ? file_len - off : step;
-        status = os_file_reserve(fd, off, len);
+    return os_space(m->dir, &free_len, &total_len) == 0 &&
+                   file_len > add(free_len, m->old->spare_len)
+               ? SF_NO_SPACE
+               : 0;
+}
+
+/* G6: all that is free beside the old one is reserved by now, and its own memory covers the rest. */
+static int
+give_way(struct making *m)
+{
+    int status = sf_segment_remove(m->path, m->old->any ? NULL : m->old->identity, SF_WHEN_IDLE);
+    m->gave = status == 0 || status == SF_NOT_FOUND;
+    return m->gave ? 0 : -ENOSPC;
+}
+
+static int
+reserve(struct making *m, uint64_t from, uint64_t to)
+{
+    int status = 0;
+    bool has_spare = m->old->spare_len != 0 && !m->gave;
+    uint64_t step = SF_STEP_LEN, room = has_spare ? os_cgroup_room() : UINT64_MAX;
+    for (uint64_t off = from; status == 0 && off < to;) {
+        uint64_t len = to - off < step ? to - off : step;
+        bool may_give = has_spare && !m->gave;
+        status = may_give && off - from + len > room ? -ENOSPC : os_file_reserve(m->fd, off, len);
         if (status == 0) {
             off += len;
         }
-        else if (status == -EINTR && step > SF_LEAST_STEP_LEN) {
-            /* tmpfs undoes a step that a signal interrupts: under a periodic timer a long one
-             * would never end. */
+        else if ((status == -EINTR || (status == -ENOSPC && may_give)) &&
+                 step > SF_LEAST_STEP_LEN) {
+            /* tmpfs undoes a step that a signal interrupts, or that finds no room: under a periodic
+             * timer a long one would never end. */
             step /= 2;
+            status = -EINTR;
+        }
+        else if (status == -ENOSPC && may_give) {
+            status = give_way(m);
+            step = SF_STEP_LEN;
         }
         if (status == -EOPNOTSUPP) {
             return SF_FS_RESERVE;
         }
         if (status == 0 || status == -EINTR) {
-            status = between ? between(context) : 0;
-            status = status == 0 && !is_same(epoch) ? SF_RACE : status; /* G7 */
+            status = m->between && !m->gave ? m->between(m->context) : 0;
+            status = status == 0 && !is_same(m->epoch) ? SF_RACE : status; /* G7 */
         }
     }
     return status;
@@ -174,9 +218,27 @@ creation_status(int status)
     }
 }
 
+/* The name for what is complete: G1, G6. */
+static int
+give_name(const struct making *m, char tmp[64])
+{
+    int status = SF_NOT_FOUND;
+    if (m->old->there && !m->gave) {
+        status = os_file_stand_by(m->fd, m->dir, tmp);
+        if (status < 0) {
+            return status;
+        }
+        status = sf_segment_succeed(m->path, m->old, m->dir, tmp);
+    }
+    if (status == SF_NOT_FOUND) {
+        status = os_file_publish(m->fd, m->dir, tmp, m->path);
+    }
+    return status == SF_BUSY || status == SF_RACE ? SF_EXISTS : status;
+}
+
 int
-sf_segment_create(const char *path, const struct sf_params *params, uint32_t permissions,
-                  int (*between)(void *), void *context)
+sf_segment_replace(const char *path, const struct sf_params *params, uint32_t permissions,
+                   const struct sf_replaced *old, int (*between)(void *), void *context)
 {
     struct sf_layout layout;
     int status = sf_layout_compute(params, &layout);
@@ -189,21 +251,21 @@ sf_segment_create(const char *path, const struct sf_params *params, uint32_t per
     if (fd < 0) {
         return creation_status(fd);
     }
-    uint32_t epoch = sf_process_epoch();
-    status = reserve(fd, dir, layout.file_len, between, context);
-    if (!is_same(epoch)) {
+    struct making m = {path, dir, fd, old, between, context, sf_process_epoch(), false};
+    status = check_room(&m, layout.file_len);
+    status = status < 0 ? status : os_file_resize(fd, layout.file_len);
+    status = status < 0 ? status : reserve(&m, 0, layout.arena_off);
+    status =
+        status < 0 ? status : sf_try_file(fd, dir, tmp, layout.arena_off); /* J1: still zeros */
+    status = status < 0 ? status : initialise(fd, &layout);
+    status = status < 0 ? status : reserve(&m, layout.arena_off, layout.file_len);
+    if (!is_same(m.epoch)) {
         (void)os_file_close(fd); /* G7 */
         return SF_RACE;
     }
     if (status == 0) {
-        status = sf_try_file(fd, dir, tmp, layout.file_len); /* J1 */
-    }
-    if (status == 0) {
-        status = initialise(fd, &layout);
         sf_pages_clear(fd, &layout);
-    }
-    if (status == 0) {
-        status = os_file_publish(fd, dir, tmp, path);
+        status = give_name(&m, tmp);
     }
     if (status < 0) {
         os_file_abandon(fd, dir, tmp);
@@ -211,4 +273,12 @@ sf_segment_create(const char *path, const struct sf_params *params, uint32_t per
     }
     (void)os_file_close(fd);
     return 0;
+}
+
+int
+sf_segment_create(const char *path, const struct sf_params *params, uint32_t permissions,
+                  int (*between)(void *), void *context)
+{
+    struct sf_replaced none = {.there = false};
+    return sf_segment_replace(path, params, permissions, &none, between, context);
 }

@@ -36,6 +36,7 @@ sf_topic_init(struct sf_topic *topic, const char *name, const struct sf_options 
     }
     memset(topic, 0, sizeof *topic); /* not before: what fails leaves it as it was, closed */
     topic->options = *options;
+    topic->to_replace = options->replace;
     topic->epoch = sf_process_epoch();
     topic->name = own_name;
     topic->path = own_path;
@@ -311,7 +312,7 @@ sf_topic_to_read(struct sf_topic *topic)
 /* ---- writing ---- */
 
 static uint64_t
-auto_capacity(const struct sf_topic *topic, uint64_t message_len)
+auto_capacity(const struct sf_topic *topic, uint64_t message_len, uint64_t spare_len)
 {
     uint64_t free_len = UINT64_MAX, total_len;
     char *slash = strrchr(topic->path, '/');
@@ -319,7 +320,8 @@ auto_capacity(const struct sf_topic *topic, uint64_t message_len)
     (void)os_space(topic->path, &free_len, &total_len);
     *slash = '/';
     uint64_t room = os_cgroup_room();
-    room = (room < free_len ? room : free_len) / 2;
+    room = room < free_len ? room : free_len;
+    room = (room > UINT64_MAX - spare_len ? room : room + spare_len) / 2;
     uint64_t block = sf_round_up(message_len ? message_len : 1, SF_LINE);
     uint64_t count = topic->options.depth + SF_AUTO_LEAST;
     count = count > SF_AUTO_MESSAGES ? count : SF_AUTO_MESSAGES;
@@ -334,10 +336,12 @@ auto_capacity(const struct sf_topic *topic, uint64_t message_len)
 }
 
 static void
-size_up(const struct sf_topic *topic, uint64_t message_len, struct sf_params *make)
+size_up(const struct sf_topic *topic, uint64_t message_len, struct sf_making *making)
 {
     const struct sf_options *o = &topic->options;
-    make->capacity = o->capacity ? o->capacity : auto_capacity(topic, message_len);
+    struct sf_params *make = &making->params;
+    make->capacity =
+        o->capacity ? o->capacity : auto_capacity(topic, message_len, making->old.spare_len);
     make->max_message = o->max_message;
     if (!make->max_message && !o->capacity && message_len > make->capacity / 4) {
         make->max_message = message_len;
@@ -348,96 +352,127 @@ size_up(const struct sf_topic *topic, uint64_t message_len, struct sf_params *ma
     make->flags = (o->temporary ? SF_TEMPORARY : 0) | (o->allow_lossless ? 0 : SF_NO_LOSSLESS);
 }
 
-/* Removes one generation if nobody is in it, so that another can be made: SF_NOT_FOUND. SF_RACE:
- * another is at it. */
+/* SF_NOT_FOUND: make another one, in the place of this. */
 static int
-remove_idle(struct sf_topic *topic, const uint8_t *identity)
+to_replace(const uint8_t *identity, enum sf_when when, uint64_t spare_len, struct sf_making *make)
 {
-    int status = sf_segment_remove(topic->path, identity, SF_WHEN_IDLE);
-    return status == 0 ? SF_NOT_FOUND : status;
+    make->old = (struct sf_replaced){.there = true, .when = when, .spare_len = spare_len};
+    memcpy(make->old.identity, identity, sizeof make->old.identity);
+    return SF_NOT_FOUND;
 }
 
-int
-sf_topic_remove(struct sf_topic *topic)
+/* replace=True: whatever is there. */
+static int
+to_replace_any(struct sf_topic *topic, struct sf_making *make)
 {
+    struct os_file_info info;
+    bool idle = sf_segment_peek(topic->path, &topic->found, &info, topic->found_identity) == 0 &&
+                sf_segment_is_idle(topic->path) == 1;
+    make->old = (struct sf_replaced){
+        .there = true, .any = true, .spare_len = idle ? topic->found.file_len : 0};
+    return SF_NOT_FOUND;
+}
+
+/* The generation that the Topic is in was shut down: leaves it, to make the next. */
+static int
+to_replace_ended(struct sf_topic *topic, struct sf_making *make)
+{
+    if (topic->options.create == 0) {
+        return SF_ENDED; /* may be drained */
+    }
+    struct sf_attachment *att = topic->att;
+    bool alone = sf_count_others(att) == 0;
+    int status = to_replace(att->identity, SF_ALWAYS, alone ? att->ring.lay.file_len : 0, make);
     sf_topic_leave(topic);
-    return sf_segment_remove(topic->path, NULL, SF_ALWAYS);
-}
-
-/* Ends a generation that was shut down, then leaves it: SF_NOT_FOUND, or why it could not. */
-static int
-replace_ended(struct sf_topic *topic)
-{
-    int status = sf_segment_remove(topic->path, topic->att->identity, SF_ALWAYS);
-    sf_topic_leave(topic);
-    return status == 0 ? SF_NOT_FOUND : status;
+    return status;
 }
 
 static int
-find_to_write(struct sf_topic *topic, uint64_t message_len)
+find_to_write(struct sf_topic *topic, uint64_t message_len, struct sf_making *make)
 {
+    bool makes = topic->options.create != 0;
     int status = attach_to(topic);
-    if (status == SF_MISMATCH) {
-        status = remove_idle(topic, topic->found_identity);
-        return status == SF_BUSY ? SF_MISMATCH : status;
+    if (status == SF_MISMATCH && makes) {
+        int idle = sf_segment_is_idle(topic->path);
+        return idle == 1
+                   ? to_replace(topic->found_identity, SF_WHEN_IDLE, topic->found.file_len, make)
+               : idle == 0 ? SF_MISMATCH
+                           : idle;
     }
     if (status < 0) {
         return status;
     }
     struct sf_attachment *att = topic->att;
     if (topic->was_ended) {
-        return replace_ended(topic);
+        return to_replace_ended(topic, make);
     }
-    bool too_small = !topic->options.capacity && message_len > att->ring.lay.max_message;
+    bool too_small = makes && !topic->options.capacity && !topic->options.max_message &&
+                     message_len > att->ring.lay.max_message;
     int others = too_small ? sf_count_others(att) : 0;
     if (others < 0) {
         sf_topic_leave(topic); /* so that the next call asks again */
         return others;
     }
     if (too_small && others == 0) {
-        uint8_t identity[16];
-        memcpy(identity, att->identity, sizeof identity);
+        status = to_replace(att->identity, SF_WHEN_IDLE, att->ring.lay.file_len, make);
         sf_topic_leave(topic);
-        status = remove_idle(topic, identity);
-        return status == SF_BUSY ? attach_to(topic) : status;
     }
-    return 0;
+    return status;
+}
+
+/* Sizes what is to be made; SF_TOO_LARGE, and its layout in `found`, if the message would not fit. */
+static int
+plan(struct sf_topic *topic, uint64_t message_len, struct sf_making *make)
+{
+    struct sf_layout layout;
+    size_up(topic, message_len, make);
+    if (sf_layout_compute(&make->params, &layout) == 0 && message_len > layout.max_message) {
+        topic->found = layout;
+        return SF_TOO_LARGE;
+    }
+    int gone = sf_segment_remove(topic->path, NULL, SF_WHEN_FLAGGED);
+    /* Nothing there, or a live one, or another is at it: creation will tell. Else the name
+     * stays taken, and to create would be in vain, again and again. */
+    return gone < 0 && gone != SF_BUSY && gone != SF_RACE ? gone : SF_NOT_FOUND;
 }
 
 int
-sf_topic_to_write(struct sf_topic *topic, uint64_t message_len, struct sf_params *make)
+sf_topic_to_write(struct sf_topic *topic, uint64_t message_len, struct sf_making *make)
 {
     int status = 0;
-    if (topic->att) {
+    make->old = (struct sf_replaced){.there = false};
+    if (topic->to_replace) {
+        status = to_replace_any(topic, make);
+    }
+    else if (topic->att) {
         /* Acquire: with the end's setter. A generation that we found ended we replace; one that
          * ended while we were in it has ended for us too. */
         uint32_t ended = sf_load_acquire(&topic->att->ring.header->ended);
         if ((ended & SF_SHUTDOWN) != 0) {
-            if (!topic->was_ended || topic->has_written) {
-                return SF_ENDED;
-            }
-            status = replace_ended(topic);
+            status =
+                !topic->was_ended || topic->has_written ? SF_ENDED : to_replace_ended(topic, make);
         }
         else if ((ended & SF_UNLINKED) != 0) {
             sf_topic_leave(topic);
         }
     }
-    if (!topic->att) {
-        status = status < 0 ? status : find_to_write(topic, message_len);
-        if (status == SF_NOT_FOUND && topic->options.create != 0) {
-            size_up(topic, message_len, make);
-            int gone = sf_segment_remove(topic->path, NULL, SF_WHEN_FLAGGED);
-            /* Nothing there, or a live one, or another is at it: creation will tell. Else the name
-             * stays taken, and to create would be in vain, again and again. */
-            if (gone < 0 && gone != SF_NOT_FOUND && gone != SF_BUSY && gone != SF_RACE) {
-                status = gone;
-            }
-        }
-        if (status < 0) {
-            return status;
-        }
+    if (status == 0 && !topic->att) {
+        status = find_to_write(topic, message_len, make);
     }
-    topic->has_written = true;
-    sf_add_role(topic->att, SF_ROLE_WRITER);
-    return 0;
+    if (status == SF_NOT_FOUND && topic->options.create != 0) {
+        status = plan(topic, message_len, make);
+    }
+    if (status == 0) {
+        topic->has_written = true;
+        sf_add_role(topic->att, SF_ROLE_WRITER);
+    }
+    return status;
+}
+
+int
+sf_topic_make(const struct sf_topic *topic, const struct sf_making *make, int (*between)(void *),
+              void *context)
+{
+    return sf_segment_replace(topic->path, &make->params, topic->options.permissions, &make->old,
+                              between, context);
 }

@@ -52,6 +52,7 @@ struct sf_topic {
     bool has_joined;     /* in this generation, with the policy and the group it asked for */
     bool has_written;    /* in this generation */
     bool was_ended;      /* the generation was shut down before we came */
+    bool to_replace; /* what is there, by the next that is made: replace=True */
     bool subscribed_late; /* the topic appeared after we did: everything in it is new to us */
     _Atomic uint32_t closed;
 };
@@ -83,11 +84,17 @@ int sf_topic_to_look(struct sf_topic *topic);
 void sf_topic_joining(const struct sf_topic *topic, struct sf_joining *how);
 /* To be told when sf_join succeeded. */
 void sf_topic_has_joined(struct sf_topic *topic);
-/* Attaches as a writer. SF_NOT_FOUND: create with *make, then ask again. message_len: of the
- * first message, 0 if not known. */
-SF_COLD int sf_topic_to_write(struct sf_topic *topic, uint64_t message_len, struct sf_params *make);
-/* Removes what is there (for replace=True). 0 or SF_NOT_FOUND are both fine. */
-int sf_topic_remove(struct sf_topic *topic);
+/* What is to be made, and in whose place. */
+struct sf_making {
+    struct sf_params params;
+    struct sf_replaced old;
+};
+/* Attaches as a writer. SF_NOT_FOUND: make what *make says (sf_topic_make), then ask again. message_len:
+ * of the first message, 0 if not known. Removes nothing. */
+SF_COLD int sf_topic_to_write(struct sf_topic *topic, uint64_t message_len, struct sf_making *make);
+/* As sf_segment_replace; any thread, without the Topic's lock: it reads constants only. */
+int sf_topic_make(const struct sf_topic *topic, const struct sf_making *make,
+                  int (*between)(void *), void *context);
 /* Leaves the generation, keeping the totals. */
 SF_COLD void sf_topic_leave(struct sf_topic *topic);
 void sf_topic_close(struct sf_topic *topic);

@@ -37,6 +37,7 @@ static const struct entry {
     {"fallocate", {ENOSPC, EINTR, EOPNOTSUPP, EDQUOT, ENOMEM}},
     {"link", {ENOSPC, EEXIST, EACCES, EMLINK}},
     {"linkat", {ENOENT, ENOSPC, EEXIST, EACCES, ENOMEM}},
+    {"rename", {EACCES, EPERM, ENOSPC, EROFS, ENOENT}},
     {"unlink", {EACCES, EPERM, EBUSY, EROFS, ENOENT}},
     {"faccessat", {EACCES, ENOMEM}},
     {"getcwd", {ENOENT, EACCES}},

@@ -4,7 +4,8 @@
  * Does not:  decide what a file means; every check of content is the core's.
  *
  * Invariants
- *   F1  A name appears only through link(2), on a file that its maker calls finished.
+ *   F1  A topic's name appears only through link(2) or rename(2), on a file that its maker calls
+ *       finished. rename(2) puts it in the place of another: at no instant is there none.
  *   F2  Nothing is followed: the last component of a path is never a symlink here.
  * A crash here leaves: an unnamed file, which the kernel frees, or a `.shmflow-*` one.
  */
@@ -86,6 +87,19 @@ join(char *out, size_t len, const char *dir, const char *name)
     return n < 0 || (size_t)n >= len ? -ENAMETOOLONG : 0;
 }
 
+/* A name that no other file has, and its path. */
+static int
+invent_name(const char *dir, char tmp[64], char *path, size_t len)
+{
+    uint64_t random[2];
+    int status = os_random(random, sizeof random);
+    if (status < 0) {
+        return status;
+    }
+    snprintf(tmp, 64, ".shmflow-%016" PRIx64 "%016" PRIx64, random[0], random[1]);
+    return join(path, len, dir, tmp);
+}
+
 enum { FD_PATH_LEN = 64 };
 
 /* What the file of a descriptor is called where it has no name. */
@@ -123,13 +137,7 @@ os_file_create(const char *dir, uint32_t permissions, char tmp[64])
     int fd = create_unnamed(dir);
     if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL)) {
         char path[4096];
-        uint64_t random[2];
-        int status = os_random(random, sizeof random);
-        if (status < 0) {
-            return status;
-        }
-        snprintf(tmp, 64, ".shmflow-%016" PRIx64 "%016" PRIx64, random[0], random[1]);
-        status = join(path, sizeof path, dir, tmp);
+        int status = invent_name(dir, tmp, path, sizeof path);
         if (status < 0) {
             return status;
         }
@@ -199,24 +207,57 @@ os_file_clear(int fd, uint64_t off, uint64_t len)
     os_free(zeros);
 }
 
+/* A name for a file that has none. */
+static int
+link_to(int fd, const char *path)
+{
+    char from[FD_PATH_LEN];
+    name_by_proc(fd, from);
+    return OS_CALL(-1, linkat(AT_FDCWD, from, AT_FDCWD, path, AT_SYMLINK_FOLLOW)) < 0 ? -errno : 0;
+}
+
 int
 os_file_publish(int fd, const char *dir, const char *tmp, const char *path)
 {
     char from[4096];
-    int status;
+    if (!tmp[0]) {
+        return link_to(fd, path);
+    }
+    int status = join(from, sizeof from, dir, tmp);
+    if (status < 0) {
+        return status;
+    }
+    if (OS_CALL(-1, link(from, path)) < 0) {
+        return -errno;
+    }
+    (void)OS_CALL(-1, unlink(from));
+    return 0;
+}
+
+int
+os_file_stand_by(int fd, const char *dir, char tmp[64])
+{
+    char path[4096];
     if (tmp[0]) {
-        status = join(from, sizeof from, dir, tmp);
-        if (status < 0) {
-            return status;
-        }
-        if (OS_CALL(-1, link(from, path)) < 0) {
-            return -errno;
-        }
-        (void)OS_CALL(-1, unlink(from));
         return 0;
     }
-    name_by_proc(fd, from);
-    return OS_CALL(-1, linkat(AT_FDCWD, from, AT_FDCWD, path, AT_SYMLINK_FOLLOW)) < 0 ? -errno : 0;
+    int status = invent_name(dir, tmp, path, sizeof path);
+    status = status < 0 ? status : link_to(fd, path);
+    if (status < 0) {
+        tmp[0] = 0;
+    }
+    return status;
+}
+
+int
+os_file_replace(const char *dir, const char *tmp, const char *path)
+{
+    char from[4096];
+    int status = join(from, sizeof from, dir, tmp);
+    if (status < 0) {
+        return status;
+    }
+    return OS_CALL(-1, rename(from, path)) < 0 ? -errno : 0;
 }
 
 void

@@ -52,6 +52,10 @@ int os_file_reserve(int fd, uint64_t off, uint64_t len);
 void os_file_clear(int fd, uint64_t off, uint64_t len);
 /* Gives the file its name; -EEXIST if another has it. The temporary name, if any, goes. */
 int os_file_publish(int fd, const char *dir, const char *tmp, const char *path);
+/* For a file that takes another's place: gives it a temporary name, if it has none; then, in one step,
+ * the other one's name. */
+int os_file_stand_by(int fd, const char *dir, char tmp[64]);
+int os_file_replace(const char *dir, const char *tmp, const char *path);
 /* Drops what os_file_create made before it was published. */
 void os_file_abandon(int fd, const char *dir, const char *tmp);
 int os_file_remove(const char *path);

@@ -31,8 +31,8 @@ sf_raise_with(struct sf_state *state, TopicObject *topic, int status, PyObject *
     if (!empty) {
         return -1;
     }
-    PyObject *made = PyObject_CallMethod(state->texts, "error", "siOO", sf_status_name(status),
-                                         status, (PyObject *)topic, empty);
+    PyObject *made = PyObject_CallMethod(state->texts, "error", "sisOO", sf_status_name(status),
+                                         status, sf_status_text(status), (PyObject *)topic, empty);
     Py_DECREF(empty);
     return raise_made(made);
 }
@@ -104,7 +104,8 @@ sf_raise_full(struct sf_state *state, TopicObject *topic, int status, double tim
 int
 sf_raise_too_large(struct sf_state *state, TopicObject *topic, uint64_t len)
 {
-    const struct sf_layout *l = &topic->t.att->ring.lay;
+    /* Without an attachment: of the topic that would have been made. */
+    const struct sf_layout *l = topic->t.att ? &topic->t.att->ring.lay : &topic->t.found;
     PyObject *details = Py_BuildValue("{sK sK sK}", "length", (unsigned long long)len,
                                       "max_message", (unsigned long long)l->max_message, "capacity",
                                       (unsigned long long)l->capacity);

@@ -103,11 +103,13 @@ sf_loan_new(struct sf_state *state, TopicObject *topic, struct sf_source *source
     uint64_t block_len = sf_out_block_len(out);
     loan->descr = Py_NewRef(descr);
     /* has_written may be set on a generation that ended meanwhile: ask the topic each time. */
-    int status = sf_topic_open_writer(state, topic, out->payload_len);
-    if (status == 0 && out->payload_len > topic->t.att->ring.lay.max_message) {
+    int status = sf_topic_open_writer(state, topic, out->payload_len, false);
+    bool later = status == 1; /* private: what publish would replace stands until then */
+    status = later ? 0 : status;
+    if (status == 0 && !later && out->payload_len > topic->t.att->ring.lay.max_message) {
         status = sf_raise_too_large(state, topic, out->payload_len);
     }
-    if (status == 0) {
+    if (status == 0 && !later) {
         status = claim_in_ring(state, topic, loan, block_len);
     }
     if (status == 0) {

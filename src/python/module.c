@@ -23,6 +23,8 @@
  */
 #include "python/module.h"
 
+#include <string.h>
+
 PyMODINIT_FUNC PyInit__core(void);
 
 struct sf_state *
@@ -54,6 +56,23 @@ remove_topic(PyObject *Py_UNUSED(module), PyObject *args)
     }
     int status = sf_segment_remove(path, NULL, only_idle ? SF_WHEN_IDLE : SF_ALWAYS);
     return PyUnicode_FromString(status == 0 ? "" : sf_status_name(status));
+}
+
+/* What a status means, by its name. */
+static PyObject *
+said(PyObject *Py_UNUSED(module), PyObject *arg)
+{
+    const char *name = PyUnicode_AsUTF8(arg);
+    if (!name) {
+        return NULL;
+    }
+#define SF_SAY(status, value, text)                                                                \
+    if (strcmp(name, #status) == 0) {                                                              \
+        return PyUnicode_FromString(text);                                                         \
+    }
+    SF_STATUSES(SF_SAY)
+#undef SF_SAY
+    return PyUnicode_FromString("the system refuses it");
 }
 
 /* Constants of a topic's file without attaching: (status, dict). */
@@ -154,6 +173,7 @@ dtype_of(PyObject *Py_UNUSED(module), PyObject *wire)
 static PyMethodDef module_methods[] = {
     {"_at_exit", at_exit, METH_NOARGS, NULL},
     {"_remove", remove_topic, METH_VARARGS, NULL},
+    {"_said", said, METH_O, NULL},
     {"_peek", peek, METH_VARARGS, NULL},
     {"_clean", clean_topic, METH_VARARGS, NULL},
     {"_identity", identity, METH_O, NULL},

@@ -314,8 +314,12 @@ PyObject *sf_topic_seek_method(PyObject *self, PyObject *const *args, Py_ssize_t
                                PyObject *kwnames);
 
 /* topic_create.c */
-/* Attaches as a writer, creating what is missing. len: of the first message, or 0. */
-SF_COLD int sf_topic_open_writer(struct sf_state *state, TopicObject *self, uint64_t len);
+/* Attaches as a writer, creating what is missing. len: of the first message, or 0. 1, and not attached:
+ * another generation would have to go for it, and the call `replaces` none. */
+SF_COLD int sf_topic_open_writer(struct sf_state *state, TopicObject *self, uint64_t len,
+                                 bool replaces);
+/* Attaches a writer that may make nothing to what is there. */
+SF_COLD int sf_topic_open_existing(struct sf_state *state, TopicObject *self);
 
 /* topic_write.c */
 PyObject *sf_topic_write_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs,

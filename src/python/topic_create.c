@@ -26,31 +26,47 @@ look_at_signals(void *context)
     return status < 0 ? SF_INTERRUPTED : 0;
 }
 
-/* 1: made. 0: somebody was quicker. */
+/* What an error says of the room that was wanted. */
 static int
-create_segment(struct sf_state *state, TopicObject *self, const struct sf_params *make)
+raise_failure(struct sf_state *state, TopicObject *self, int status, const struct sf_making *make)
 {
-    int status;
-    char *path = self->t.path;
-    uint32_t permissions = self->t.options.permissions;
-    Py_BEGIN_ALLOW_THREADS
-    status = sf_segment_create(path, make, permissions, look_at_signals, NULL);
-    Py_END_ALLOW_THREADS
-    if (status == 0 || PyErr_Occurred()) {
-        return status == 0 ? 1 : -1;
-    }
-    if ((status == SF_EXISTS && self->t.options.create != 1) || status == SF_RACE) {
-        return 0; /* somebody was quicker: attach to theirs; or we are the child of a fork (G6) */
-    }
     struct sf_layout layout;
-    uint64_t wanted = sf_layout_compute(make, &layout) == 0 ? layout.file_len : make->capacity;
-    PyObject *details = Py_BuildValue("{sK sK}", "wanted", (unsigned long long)wanted, "room",
-                                      (unsigned long long)os_cgroup_room());
+    struct os_file_info info = {0};
+    uint64_t wanted =
+        sf_layout_compute(&make->params, &layout) == 0 ? layout.file_len : make->params.capacity;
+    if (make->old.there) {
+        (void)os_path_info(self->t.path, &info);
+    }
+    PyObject *details = Py_BuildValue("{sK sK sK}", "wanted", (unsigned long long)wanted, "room",
+                                      (unsigned long long)os_cgroup_room(), "replaced",
+                                      (unsigned long long)info.size);
     if (details) {
         sf_raise_with(state, self, status, details);
         Py_DECREF(details);
     }
     return -1;
+}
+
+/* 1: made. 0: somebody was quicker. */
+static int
+create_segment(struct sf_state *state, TopicObject *self, const struct sf_making *make)
+{
+    int status;
+    struct sf_topic *t = &self->t;
+    Py_BEGIN_ALLOW_THREADS
+    status = sf_topic_make(t, make, look_at_signals, NULL);
+    Py_END_ALLOW_THREADS
+    if (status == 0) {
+        t->to_replace = false;
+        return 1;
+    }
+    if (PyErr_Occurred()) {
+        return -1;
+    }
+    if ((status == SF_EXISTS && (t->options.create != 1 || make->old.there)) || status == SF_RACE) {
+        return 0; /* somebody was quicker: look again; or we are the child of a fork (G7) */
+    }
+    return raise_failure(state, self, status, make);
 }
 
 /* Who writes and reads so that messages are kept for it has joined before it writes, or else its first
@@ -72,10 +88,10 @@ join_to_keep(struct sf_state *state, TopicObject *self)
 }
 
 int
-sf_topic_open_writer(struct sf_state *state, TopicObject *self, uint64_t len)
+sf_topic_open_writer(struct sf_state *state, TopicObject *self, uint64_t len, bool replaces)
 {
     struct sf_topic *t = &self->t;
-    struct sf_params make;
+    struct sf_making make;
     /* Each round that loses a race was won by another; a few dozen in a row are none. */
     for (int round = 0; round < 64; round++) {
         int status = sf_topic_enter(t); /* as in topic_write.c: find_generation */
@@ -91,8 +107,14 @@ sf_topic_open_writer(struct sf_state *state, TopicObject *self, uint64_t len)
             (void)os_sleep_until(os_now_ns() + 1000000);
             continue;
         }
+        if (status == SF_TOO_LARGE) {
+            return sf_raise_too_large(state, self, len);
+        }
         if (status != SF_NOT_FOUND || t->options.create == 0) {
             return sf_raise(state, self, status);
+        }
+        if (make.old.there && !replaces) {
+            return 1;
         }
         status = create_segment(state, self, &make);
         if (status < 0 || (status == 0 && sf_check_in(state, self) < 0)) { /* G5 */
@@ -100,4 +122,24 @@ sf_topic_open_writer(struct sf_state *state, TopicObject *self, uint64_t len)
         }
     }
     return sf_raise(state, self, SF_RACE);
+}
+
+int
+sf_topic_open_existing(struct sf_state *state, TopicObject *self)
+{
+    struct sf_topic *t = &self->t;
+    for (int round = 0; round < 64; round++) {
+        int status = sf_topic_to_look(t);
+        if (status == 0 && t->was_ended && t->options.mode == SF_MODE_W) {
+            status = SF_ENDED; /* nothing is left to be done with it; "rw" may drain it */
+        }
+        if (status < 0) {
+            return sf_raise(state, self, status);
+        }
+        status = join_to_keep(state, self);
+        if (status != 0) {
+            return status < 0 ? -1 : 0;
+        }
+    }
+    return sf_raise(state, self, SF_NOT_FOUND);
 }

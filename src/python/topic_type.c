@@ -21,21 +21,17 @@ static int
 open_now(struct sf_state *state, TopicObject *self, bool now)
 {
     struct sf_topic *t = &self->t;
-    if (t->options.replace) {
-        int status = sf_topic_remove(t);
-        if (status < 0 && status != SF_NOT_FOUND) {
-            return sf_raise(state, self, status);
-        }
-    }
-    if (now && t->options.create == 1) {
+    if (now && t->options.create == 1 && !t->options.replace) {
         struct os_file_info info;
         if (os_path_info(t->path, &info) == 0) {
             return sf_raise(state, self, SF_EXISTS);
         }
     }
-    if (now || (t->options.create == 0 && t->options.mode != SF_MODE_R &&
-                t->options.mode != SF_MODE_MONITOR)) {
-        if (sf_topic_open_writer(state, self, 0) < 0) {
+    bool writes = t->options.mode == SF_MODE_RW || t->options.mode == SF_MODE_W;
+    if (now || (t->options.create == 0 && writes)) {
+        int status =
+            now ? sf_topic_open_writer(state, self, 0, true) : sf_topic_open_existing(state, self);
+        if (status < 0) {
             return -1;
         }
         /* It has written nothing yet: the role is told with the first message. */

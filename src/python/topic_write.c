@@ -208,7 +208,7 @@ find_generation(struct sf_state *state, TopicObject *self, uint64_t len)
     }
     /* Also where it does not fit: this may be a generation that was removed. */
     bool opens = !(t->att && t->has_written) || len > t->att->ring.lay.max_message;
-    if (opens && sf_topic_open_writer(state, self, len) < 0) {
+    if (opens && sf_topic_open_writer(state, self, len, true) < 0) {
         return -1;
     }
     return len > t->att->ring.lay.max_message ? sf_raise_too_large(state, self, len) : opens;
@@ -442,6 +442,18 @@ sf_topic_loan_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
     return loan;
 }
 
+/* What is there has ended, or nobody uses it and it does not fit. */
+static SF_COLD PyObject *
+end_of_another(struct sf_state *state, TopicObject *self)
+{
+    int status = sf_topic_to_look(&self->t);
+    if (status < 0) {
+        sf_raise(state, self, status);
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
 PyObject *
 sf_topic_shutdown_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
@@ -454,8 +466,11 @@ sf_topic_shutdown_method(PyObject *op, PyObject *const *args, Py_ssize_t nargs, 
         return NULL;
     }
     for (;;) {
-        if (!self->t.att && sf_topic_open_writer(state, self, 0) < 0) {
-            return NULL;
+        /* One that has ended is not replaced, to be ended again; where there is none, one is made, so
+         * that readers which wait for it learn that nothing comes. */
+        int found = self->t.att ? 0 : sf_topic_open_writer(state, self, 0, false);
+        if (found != 0) {
+            return found < 0 ? NULL : end_of_another(state, self);
         }
         struct sf_attachment *att = self->t.att;
         struct step shutdown = {.kind = STEP_SHUTDOWN, .att = att};

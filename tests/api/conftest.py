@@ -12,6 +12,7 @@ import gc
 import inspect
 import itertools
 import struct
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -148,3 +149,22 @@ def hold_lock(shm_dir: Path) -> Callable[..., None]:
             file.write(struct.pack("=I", word))
 
     return hold
+
+
+@pytest.fixture
+def small_tmpfs(
+    request: pytest.FixtureRequest, tmp_path: Path, missing: Callable[[str], Any]
+) -> Iterator[Path]:
+    """An empty tmpfs of 4 MiB, or of the size that the test asks for."""
+    path = tmp_path / "shm"
+    path.mkdir()
+    size = getattr(request, "param", "4m")
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "shmflow-test", str(path)]
+    try:
+        mounted = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except FileNotFoundError:
+        missing("no mount command")
+    if mounted.returncode != 0:
+        missing(f"mounting a tmpfs is refused: {mounted.stderr.strip()}")
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=True, timeout=20)

@@ -9,31 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 # ---- room ----
-
-
-@pytest.fixture
-def small_tmpfs(tmp_path: Path, missing: Callable[[str], Any]) -> Iterator[Path]:
-    """An empty tmpfs of 4 MiB."""
-    path = tmp_path / "shm"
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "shmflow-test", str(path)]
-    try:
-        mounted = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    except FileNotFoundError:
-        missing("no mount command")
-    if mounted.returncode != 0:
-        missing(f"mounting a tmpfs is refused: {mounted.stderr.strip()}")
-    yield path
-    subprocess.run(["umount", "-l", str(path)], check=True, timeout=20)
 
 
 def test_full_shared_memory_is_an_error_at_creation(

@@ -166,10 +166,10 @@ want_another_depth(struct scene *s)
 static int
 replace(struct scene *s)
 {
-    struct sf_params params;
-    int status = s->topic.options.replace ? sf_topic_remove(&s->topic) : 0;
+    struct sf_making make;
+    int status = 0;
     for (int round = 0; round < 64 && (status == 0 || status == SF_NOT_FOUND); round++) {
-        status = sf_topic_to_write(&s->topic, SMALL, &params);
+        status = sf_topic_to_write(&s->topic, SMALL, &make);
         if (status == 0) {
             s->self.att = s->topic.att;
             return put(s, &s->self, SMALL, long_enough());
@@ -179,7 +179,8 @@ replace(struct scene *s)
             (void)os_sleep_until(os_now_ns() + MS);
         }
         else if (status == SF_NOT_FOUND) {
-            status = sf_segment_create(s->path, &params, 0600, NULL, NULL);
+            status = sf_topic_make(&s->topic, &make, NULL, NULL);
+            s->topic.to_replace = s->topic.to_replace && status < 0;
             status = status == SF_EXISTS ? 0 : status;
         }
     }
