@@ -46,7 +46,9 @@ def _why(status: str) -> str:
 def _info(name: str) -> TopicInfo | None:
     path = _names.path_of(name)
     status, facts = _core._peek(path)
-    if status == "SF_NOT_FOUND":
+    if status == "SF_DESERTED":
+        _core._remove(path, True)  # a temporary one, whose last participant could not do it
+    if status in ("SF_NOT_FOUND", "SF_DESERTED"):
         return None
     try:
         size = os.lstat(path).st_size
@@ -149,6 +151,8 @@ def clean_each(dry_run: bool = False) -> list[Cleaned]:
 
 def _clean_one(name: str, path: str) -> Cleaned:
     status, facts = _core._peek(path)
+    if status == "SF_DESERTED":
+        return Cleaned(name, path, removed=_core._remove(path, True) == "")
     if status:
         return Cleaned(name, path)
     participants = _core._clean(path)
@@ -159,6 +163,8 @@ def _clean_one(name: str, path: str) -> Cleaned:
 
 def _would_clean(name: str, path: str) -> Cleaned:
     status, facts = _core._peek(path)
+    if status == "SF_DESERTED":
+        return Cleaned(name, path, removed=True)
     if status or not os.access(path, os.R_OK | os.W_OK):
         return Cleaned(name, path)
     try:

@@ -307,6 +307,11 @@ def error(status: str, number: int, said: str, topic: Topic, details: dict[str, 
                 f"{format_size(details['capacity'])}); open it with a larger max_message or "
                 "capacity before anybody else is attached, or with replace=True"
             )
+        case "SF_EXITING":
+            return errors.Closed(
+                f"{quoted} is temporary and was not made: this process is ending, and nobody would "
+                "take it away"
+            )
         case "SF_RACE":
             return errors.Error(
                 f"{quoted} is being removed and made again by other processes, so often that this "
@@ -505,7 +510,7 @@ def restore(
     permissions: int,
     lossless: bool,
     group: str | None,
-    standing: tuple[bytes, int, bool],
+    standing: tuple[bytes, int, bool, bool],
 ) -> Topic:
     """Unpickles a Topic: attaches by name, never creates, reads on where the pickled one stood.
 

@@ -142,7 +142,10 @@ int sf_segment_remove_last(const char *path, const uint8_t *identity, const uint
 SF_COLD bool sf_attachment_is_named(struct sf_attachment *att);
 /* Was it removed, by the flag or by the name? */
 bool sf_attachment_has_gone(struct sf_attachment *att);
-/* Reads a segment's constants without taking anything. */
+/* As below; what is deserted is removed, and absent: SF_NOT_FOUND, or SF_DENIED where that is refused. */
+int sf_segment_find(const char *path, struct sf_layout *layout, struct os_file_info *info,
+                    uint8_t identity[16]);
+/* Reads a segment's constants without taking anything. SF_DESERTED: G8 of segment.c. */
 int sf_segment_peek(const char *path, struct sf_layout *layout, struct os_file_info *info,
                     uint8_t identity[16]);
 
@@ -353,7 +356,8 @@ void sf_registry_add(struct sf_attachment *att);
 void sf_registry_remove(struct sf_attachment *att);
 /* True once after a fork that could not keep all inherited views as they were. */
 bool sf_fork_trouble(void);
-/* At interpreter exit: temporary topics go when nobody else uses them. */
+/* At interpreter exit: temporary topics go when nobody else uses them, and none is made any more. */
 void sf_process_exit(void);
+bool sf_process_is_ending(void);
 
 #endif

@@ -21,7 +21,7 @@
  *
  * A crash here leaves: nothing shared; handlers store nothing into a segment.
  *
- * Globals: registry (mutex and list), epoch, guard, trouble, setting_up, is_set_up.
+ * Globals: registry (mutex and list), epoch, guard, trouble, ending, setting_up, is_set_up.
  */
 #include "core/attachment.h"
 
@@ -43,6 +43,7 @@ static struct {
 static _Atomic uint32_t epoch = 1;
 static _Atomic uint32_t *guard; /* non-zero in the process that set it */
 static _Atomic uint32_t trouble;
+static _Atomic uint32_t ending; /* the epoch of the process whose exit has begun */
 static _Atomic uint32_t setting_up; /* the pid whose thread is at it, or 0 */
 static _Atomic uint32_t is_set_up;
 
@@ -332,11 +333,19 @@ mark_mine(const struct sf_attachment *att, uint8_t mine[SF_MAX_PARTICIPANTS])
     }
 }
 
+bool
+sf_process_is_ending(void)
+{
+    /* seq_cst, with the store below: a thread that makes a temporary topic either attached before the
+     * list was looked at, or sees this. */
+    return sf_load_seq(&ending) == sf_process_epoch(); /* a child of it has another */
+}
+
 void
 sf_process_exit(void)
 {
     uint8_t mine[SF_MAX_PARTICIPANTS];
-    (void)sf_process_epoch();
+    sf_store_seq(&ending, sf_process_epoch()); /* as above: before the list is looked at */
     pthread_mutex_lock(&registry.mutex);
     for (struct sf_attachment *att = registry.first; att; att = att->next) {
         /* The name only: views and daemon threads keep slot, byte and memory to the last. */

@@ -6,6 +6,9 @@
  * Invariants
  *   G3  Who attaches looks at SF_UNLINKED and at the name after taking its slot. With G2
  *       (remove.c): either the remover's look at the slots sees it, or it sees the flag.
+ *   G8  A temporary topic that somebody was attached to and nobody is any more is absent, for all who
+ *       come: however its last participant ended, the kernel has dropped its byte. Who meets it
+ *       removes it. One that nobody was attached to yet is its creator's, and empty.
  *   G4  Constants are copied and checked before anything else of the file is believed.
  *
  * A crash here leaves: a taken slot whose byte is free; participants.c cleans it.
@@ -39,9 +42,39 @@ sf_open_status(int status)
 
 /* ---- the attach ladder ---- */
 
-/* Rungs 1 to 3: a regular file with a name, a header that holds, a length that fits, no holes. */
+/* G8. The tables first, the bytes then: whoever attaches has its byte before its slot says so. */
 static int
-open_segment(const char *path, bool writable, struct os_file_info *info, struct sf_layout *layout)
+check_deserted(int fd, const struct sf_layout *layout)
+{
+    void *base;
+    if ((layout->flags & SF_TEMPORARY) == 0) {
+        return 0;
+    }
+    int status = os_map(fd, 0, layout->groups_off, false, &base);
+    if (status < 0) {
+        return status;
+    }
+    struct sf_ring ring;
+    sf_ring_bind(&ring, layout, base); /* only header and participants lie in it */
+    bool used = false;
+    for (uint32_t slot = 0; slot < layout->max_participants && !used; slot++) {
+        /* Acquire: with settle_in's release, after its byte was locked. */
+        used = sf_load_acquire(&ring.slots[slot].state) != SF_SLOT_FREE ||
+               sf_load_relaxed(&ring.slots[slot].gen) != 0; /* grown by who left before us */
+    }
+    os_unmap(base, layout->groups_off);
+    if (!used) {
+        return 0;
+    }
+    status = os_lock_test(fd, SF_LOCK_SLOT, SF_MAX_PARTICIPANTS);
+    return status == 1 ? 0 : status == 0 ? SF_DESERTED : status;
+}
+
+/* Rungs 1 to 3: a regular file with a name, a header that holds, a length that fits, no holes; a
+ * temporary one with somebody in it. identity: of one that is SF_DESERTED as well. */
+static int
+open_segment(const char *path, bool writable, struct os_file_info *info, struct sf_layout *layout,
+             uint8_t identity[16])
 {
     int fd = os_file_open(path, writable);
     if (fd < 0) {
@@ -67,10 +100,14 @@ open_segment(const char *path, bool writable, struct os_file_info *info, struct 
     }
     if (status == 0) {
         status = sf_layout_load(page, info->size, layout);
+        memcpy(identity, ((struct sf_header *)page)->identity, 16);
         os_unmap(page, SF_PAGE);
     }
     if (status == 0 && info->allocated < info->size) {
         status = SF_SPARSE; /* each hole is a SIGBUS on the day that its file system is full */
+    }
+    if (status == 0) {
+        status = check_deserted(fd, layout);
     }
     if (status < 0) {
         (void)os_file_close(fd);
@@ -83,17 +120,25 @@ int
 sf_segment_peek(const char *path, struct sf_layout *layout, struct os_file_info *info,
                 uint8_t identity[16])
 {
-    void *page;
-    int fd = open_segment(path, false, info, layout);
+    int fd = open_segment(path, false, info, layout, identity);
     if (fd < 0) {
         return fd;
     }
-    int status = os_map(fd, 0, SF_PAGE, false, &page);
-    if (status == 0) {
-        memcpy(identity, ((struct sf_header *)page)->identity, 16);
-        os_unmap(page, SF_PAGE);
-    }
     (void)os_file_close(fd);
+    return 0;
+}
+
+int
+sf_segment_find(const char *path, struct sf_layout *layout, struct os_file_info *info,
+                uint8_t identity[16])
+{
+    int status = sf_segment_peek(path, layout, info, identity);
+    if (status == SF_DESERTED) {
+        /* If it cannot be removed: somebody came just now and is in it alone, or we may not. It is
+         * gone for us all the same; SF_DENIED, for who wants to make another. */
+        status = sf_segment_remove(path, identity, SF_WHEN_IDLE);
+        status = status == SF_DENIED ? SF_DENIED : SF_NOT_FOUND;
+    }
     return status;
 }
 
@@ -210,7 +255,8 @@ attach_once(const char *path, enum sf_attach_as as, struct sf_attachment **out)
         att->folder_dev =
             folder.dev; /* before the file: a mount in between is taken for a change */
         att->folder_ino = folder.ino;
-        fd = open_segment(path, !att->monitor, &info, &layout);
+        uint8_t identity[16];
+        fd = open_segment(path, !att->monitor, &info, &layout, identity);
         status = fd < 0 ? fd : 0;
     }
     if (status == 0) {
@@ -262,7 +308,7 @@ sf_attach(const char *path, enum sf_attach_as as, struct sf_attachment **out)
     for (int round = 0; status == 0 && round < 10; round++) {
         status = attach_once(path, as, out);
         if (status != SF_RACE) {
-            return status;
+            return status == SF_DESERTED ? SF_NOT_FOUND : status;
         }
         status = 0;
         (void)os_sleep_until(os_now_ns() + SF_RACE_NAP_NS);

@@ -48,6 +48,8 @@
     X(SF_FS_SHARING, -5032, "its file system shares no memory between processes")                  \
     X(SF_FS_RESERVE, -5033, "its file system reserves no memory")                                  \
     X(SF_FS_FUTEX, -5034, "nobody can be woken through a file of its file system")                 \
+    X(SF_DESERTED, -5027, "the last participant of a temporary topic has gone")                    \
+    X(SF_EXITING, -5028, "the process is ending")                                                  \
     X(SF_NOT_A_FILE, -5101, "it is not a regular file")                                            \
     X(SF_SHORT, -5102, "the file is shorter than a topic's header")                                \
     X(SF_FOREIGN, -5103, "it does not start with shmflow's magic number")                          \

@@ -47,6 +47,7 @@ void
 sf_topic_stand(struct sf_topic *topic, const struct sf_standing *at)
 {
     topic->subscribed_late = at->late;
+    topic->is_reader = at->joined;
     topic->cursor = at->cursor;
     topic->generation = at->cursor != 0; /* the one that it stands in counts */
     memcpy(topic->last_identity, at->identity, sizeof at->identity);
@@ -55,7 +56,8 @@ sf_topic_stand(struct sf_topic *topic, const struct sf_standing *at)
 void
 sf_topic_standing(const struct sf_topic *topic, struct sf_standing *at)
 {
-    *at = (struct sf_standing){.late = topic->subscribed_late, .cursor = topic->cursor};
+    *at = (struct sf_standing){
+        .late = topic->subscribed_late, .joined = topic->is_reader, .cursor = topic->cursor};
     if (topic->att && topic->has_joined) {
         at->cursor = sf_load_relaxed(topic->att->cursor); /* a moment's */
     }
@@ -240,7 +242,12 @@ attach_to(struct sf_topic *topic)
         return SF_CLOSED;
     }
     /* Looked at before a slot is taken: who only looks must not make an idle topic seem used. */
-    int status = sf_segment_peek(topic->path, &topic->found, &info, topic->found_identity);
+    int status = sf_segment_find(topic->path, &topic->found, &info, topic->found_identity);
+    status = status == SF_DENIED && !may_write(topic) && os_path_info(topic->path, &info) == 0 &&
+                     sf_segment_peek(topic->path, &topic->found, &info, topic->found_identity) ==
+                         SF_DESERTED
+                 ? SF_NOT_FOUND
+                 : status;
     if (status == 0) {
         status = is_strangers(topic, info.uid) ? SF_STRANGER : fits(topic);
     }
@@ -473,6 +480,15 @@ int
 sf_topic_make(const struct sf_topic *topic, const struct sf_making *make, int (*between)(void *),
               void *context)
 {
-    return sf_segment_replace(topic->path, &make->params, topic->options.permissions, &make->old,
-                              between, context);
+    bool temporary = topic->options.temporary;
+    if (temporary && sf_process_is_ending()) {
+        return SF_EXITING; /* nobody would take it away */
+    }
+    int status = sf_segment_replace(topic->path, &make->params, topic->options.permissions,
+                                    &make->old, between, context);
+    if (status == 0 && temporary && sf_process_is_ending()) {
+        (void)sf_segment_remove(topic->path, NULL, SF_WHEN_IDLE); /* the exit's look was before */
+        return SF_EXITING;
+    }
+    return status;
 }

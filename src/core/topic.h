@@ -61,11 +61,11 @@ struct sf_topic {
 int sf_topic_init(struct sf_topic *topic, const char *name, const struct sf_options *options);
 void sf_topic_fini(struct sf_topic *topic);
 /* Where a Topic stands, for another process to stand there as well: in a generation, before message
- * `cursor`; 0: nowhere yet. late: it subscribed before there was a topic. */
+ * `cursor`; 0: nowhere yet. late: it subscribed before there was a topic. joined: it is a reader. */
 struct sf_standing {
     uint8_t identity[16];
     uint64_t cursor;
-    bool late;
+    bool late, joined;
 };
 void sf_topic_standing(const struct sf_topic *topic, struct sf_standing *at);
 /* Right after init: the first attachment goes on there, if it is to that generation. */

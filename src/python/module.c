@@ -11,6 +11,7 @@
  * Globals:
  *   registry: core/fork.c, attachments of this process; fork handlers get no argument
  *   epoch, guard, trouble: core/fork.c, whether this process is a fork of the one that attached
+ *   ending: core/fork.c, whether this process makes temporary topics no more
  *   setting_up, is_set_up: core/fork.c, the once-per-process setup of the above
  *   guarded, begun, before: os/guard.c, a signal handler gets no argument
  *   stats_desc, stats_fields, participant_desc, participant_fields: python/topic_facts.c, written

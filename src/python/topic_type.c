@@ -175,7 +175,7 @@ topic_dealloc(PyObject *op)
 
 /* ---- pickling and repr ---- */
 
-/* _stand(identity, cursor, late), before __init__: as sf_topic_stand. */
+/* _stand(identity, cursor, late, joined), before __init__: as sf_topic_stand. */
 static PyObject *
 topic_stand(PyObject *op, PyObject *args)
 {
@@ -183,15 +183,15 @@ topic_stand(PyObject *op, PyObject *args)
     const char *identity;
     Py_ssize_t len;
     unsigned long long cursor;
-    int late;
-    if (!PyArg_ParseTuple(args, "y#Kp:_stand", &identity, &len, &cursor, &late)) {
+    int late, joined;
+    if (!PyArg_ParseTuple(args, "y#Kpp:_stand", &identity, &len, &cursor, &late, &joined)) {
         return NULL;
     }
     if (len != sizeof self->standing.identity) {
         PyErr_SetString(PyExc_ValueError, "identity must have 16 bytes");
         return NULL;
     }
-    self->standing = (struct sf_standing){.cursor = cursor, .late = late};
+    self->standing = (struct sf_standing){.cursor = cursor, .late = late, .joined = joined};
     memcpy(self->standing.identity, identity, sizeof self->standing.identity);
     self->stands = true;
     Py_RETURN_NONE;
@@ -225,11 +225,11 @@ topic_reduce(PyObject *op, PyObject *Py_UNUSED(unused))
     struct sf_standing at;
     sf_topic_standing(t, &at);
     return Py_BuildValue(
-        "N(ssNsKLIiz(y#Ki))", restore, t->name, sf_mode_names[t->options.mode], identity,
+        "N(ssNsKLIiz(y#Kii))", restore, t->name, sf_mode_names[t->options.mode], identity,
         sf_start_names[t->options.start], (unsigned long long)t->options.max_held,
         (long long)t->options.spin_ns, t->options.permissions, (int)t->options.lossless,
         t->options.group[0] ? t->options.group : NULL, at.identity, (Py_ssize_t)sizeof at.identity,
-        (unsigned long long)at.cursor, (int)at.late);
+        (unsigned long long)at.cursor, (int)at.late, (int)at.joined);
 }
 
 static PyObject *

@@ -72,14 +72,14 @@ wait_for_topic(struct sf_state *state, TopicObject *self, const struct sf_deadli
     uint64_t slice =
         now + SF_SLICE_NS < deadline->until_ns ? now + SF_SLICE_NS : deadline->until_ns;
     uint64_t nap = SF_NAP_MIN_NS;
-    while (now < slice && os_path_info(path, &info) < 0 && sf_load_relaxed(&self->t.closed) == 0) {
+    do { /* a nap first: there may be a file that is no topic any more, and stays */
         uint64_t next = now + nap < slice ? now + nap : slice;
         if (os_sleep_until(next) < 0) {
             break;
         }
         nap = nap * 2 < SF_NAP_MAX_NS ? nap * 2 : SF_NAP_MAX_NS;
         now = os_now_ns();
-    }
+    } while (now < slice && os_path_info(path, &info) < 0 && sf_load_relaxed(&self->t.closed) == 0);
     Py_END_ALLOW_THREADS
     return sf_check_in(state, self);
 }

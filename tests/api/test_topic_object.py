@@ -109,7 +109,7 @@ def test_a_place_in_another_generation_is_not_gone_on_from(topic_name: str) -> N
             with twin:
                 assert [int(a) for a in twin.read_many(5)] == [0, 1, 2]
                 with pytest.raises(ValueError, match="16 bytes"):
-                    twin._stand(b"", 1, False)
+                    twin._stand(b"", 1, False, True)
         writer.unlink()
 
 
