@@ -125,11 +125,13 @@ def of_losers(flow: Flow) -> list[str]:
     ]
 
 
-def of_lock(flow: Flow, first: tuple[int, str] | None, then: tuple[int, str] | None) -> list[str]:
+def of_lock(
+    flow: Flow, first: tuple[int, str, int] | None, then: tuple[int, str, int] | None
+) -> list[str]:
     """The lock is held for microseconds: only a holder that stays is told of."""
     if then is None:
         return []
-    pid, command = then
+    pid, command, _ = then
     if is_stopped(pid):
         return [
             f"pid {pid} ({command}) holds the writer lock and is stopped: no write gets through "
@@ -153,7 +155,7 @@ def of_dead(flow: Flow) -> list[str]:
 
 
 def sentences(
-    flow: Flow, first: tuple[int, str] | None = None, then: tuple[int, str] | None = None
+    flow: Flow, first: tuple[int, str, int] | None = None, then: tuple[int, str, int] | None = None
 ) -> list[str]:
     """All there is to say; `first`, `then`: who held the writer lock at the two samples."""
     told = of_lock(flow, first, then) + of_laggards(flow) + of_writers(flow)

@@ -8,6 +8,8 @@ from pathlib import Path
 # What the core says only to those who call it under the public interface.
 INSIDE = {
     "CLOSED": "a Topic of Python's; in C its pointer is gone",
+    "DESERTED": "absent, for who attaches: NOT_FOUND",
+    "EXITING": "of temporary topics, which C does not have",
     "EXISTS": "shmflow_write joins what another has made meanwhile",
     "GONE": "shmflow_write and shmflow_read follow to the next generation",
     "NOT_RETAINED": "of seek and peek, which C does not have",

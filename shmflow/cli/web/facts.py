@@ -40,7 +40,7 @@ class Facts:
         self._recent: dict[str, deque[Sample]] = {}
         self._flows: dict[str, Flow] = {}  # over the recent ones
         self._history: dict[str, deque[tuple[float, float]]] = {}
-        self._holders: dict[str, tuple[int, str] | None] = {}  # of the writer lock, last
+        self._holders: dict[str, tuple[int, str, int] | None] = {}  # of the writer lock, last
         self._sampled = 0.0
 
     def close(self) -> None:
