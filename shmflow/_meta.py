@@ -101,7 +101,7 @@ def _json_of(value: Any, depth: int) -> Any:
         return [_inside(item, depth, at) for at, item in enumerate(value)]
     if isinstance(value, Mapping):
         found = {}
-        for key, item in value.items():
+        for key, item in dict(value).items():  # a mapping need not have items()
             if not isinstance(key, str):
                 raise _NotJson(
                     TypeError,

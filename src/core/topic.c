@@ -448,6 +448,7 @@ sf_topic_to_write(struct sf_topic *topic, uint64_t message_len, struct sf_making
 {
     int status = 0;
     make->old = (struct sf_replaced){.there = false};
+    make->again = topic->generation != 0;
     if (topic->to_replace) {
         status = to_replace_any(topic, make);
     }
@@ -480,13 +481,14 @@ int
 sf_topic_make(const struct sf_topic *topic, const struct sf_making *make, int (*between)(void *),
               void *context)
 {
-    bool temporary = topic->options.temporary;
-    if (temporary && sf_process_is_ending()) {
+    /* Not the first one, which an exit handler may want for a moment. */
+    bool leaves = topic->options.temporary && make->again;
+    if (leaves && sf_process_is_ending()) {
         return SF_EXITING; /* nobody would take it away */
     }
     int status = sf_segment_replace(topic->path, &make->params, topic->options.permissions,
                                     &make->old, between, context);
-    if (status == 0 && temporary && sf_process_is_ending()) {
+    if (status == 0 && leaves && sf_process_is_ending()) {
         (void)sf_segment_remove(topic->path, NULL, SF_WHEN_IDLE); /* the exit's look was before */
         return SF_EXITING;
     }

@@ -88,6 +88,7 @@ void sf_topic_has_joined(struct sf_topic *topic);
 struct sf_making {
     struct sf_params params;
     struct sf_replaced old;
+    bool again; /* the Topic was in a generation before */
 };
 /* Attaches as a writer. SF_NOT_FOUND: make what *make says (sf_topic_make), then ask again. message_len:
  * of the first message, 0 if not known. Removes nothing. */

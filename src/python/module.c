@@ -56,6 +56,10 @@ remove_topic(PyObject *Py_UNUSED(module), PyObject *args)
         return NULL;
     }
     int status = sf_segment_remove(path, NULL, only_idle ? SF_WHEN_IDLE : SF_ALWAYS);
+    if (status < 0 && status > -4096) { /* the kernel's: it says nothing of the file */
+        errno = -status;
+        return PyErr_SetFromErrnoWithFilename(PyExc_OSError, path);
+    }
     return PyUnicode_FromString(status == 0 ? "" : sf_status_name(status));
 }
 

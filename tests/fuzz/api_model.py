@@ -210,7 +210,7 @@ class Judge:
                     )
             if self.known.roomy:
                 may_lose = 0
-            elif not port.lossless or (before and before.generation < read.generation):
+            elif not port.lossless or (before.generation if before else 1) < read.generation:
                 may_lose = read.lost
             before = read
             if read.read != delivered and not port.cuts:
