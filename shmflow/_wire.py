@@ -22,7 +22,7 @@ from shmflow._names import format_size as format_size
 from shmflow._names import parse_size as parse_size
 
 MAX_DTYPE = 16 * 1024
-MAX_DTYPE_DEPTH = 64  # dtype_wire.c has it too
+MAX_DTYPE_DEPTH = 64  # core/wire.h has it too
 # Devices of DLPack whose memory the CPU reads: kDLCPU, kDLCUDAHost, kDLROCMHost, kDLCUDAManaged.
 CPU = 1
 READABLE = frozenset({CPU, 3, 11, 13})

@@ -6,11 +6,11 @@
  *     dtype  = code | fields
  *     code   = [<>|=] kind size, such as <f4 |u1 |S5 <U3 <M8[ns]
  *     fields = "[" { "(" name "," type [ "," shape ] ")" } "]", with commas between
- *     name   = string | "(" title "," string ")"; "" is a gap, of type |V and a size
+ *     name   = string | "(" title "," string ")"; "" of type |V and a size is a gap
  *     type   = string with a code in it | fields
- *     shape  = number | "(" numbers ")"
+ *     shape  = "(" numbers ")", one number with a comma
  *
- * Brackets of either kind may stand for tuples, quotes of either kind for strings.
+ * Quotes of either kind may stand around strings.
  *
  * Invariants: W1, W2 of wire.h.
  *   Y1  Names and titles of one list of fields are all different, as NumPy wants them.
@@ -56,13 +56,6 @@ skip(struct parser *p, int c)
     }
     p->at++;
     return true;
-}
-
-/* '(' or '['; what closes it, or 0. */
-static int
-open_bracket(struct parser *p)
-{
-    return skip(p, '(') ? ')' : skip(p, '[') ? ']' : 0;
 }
 
 /* A number without leading zeros, up to SF_MOST_SIZE. */
@@ -129,9 +122,8 @@ read_code(struct parser *p, uint64_t *size, bool *is_void)
         return n == 8 && (peek(p) != '[' || has_unit(p));
     case 'S':
     case 'U':
-        return n != 0 && *size <= SF_MOST_SIZE;
     case 'V':
-        return true;
+        return *size <= SF_MOST_SIZE;
     default:
         return false;
     }
@@ -217,57 +209,40 @@ add_name(struct parser *p, uint32_t from, uint32_t first)
     return true;
 }
 
-/* A field's name, and its title where it has one. *is_gap: the name is "". */
+/* A field's name, and its title where it has one, which is added. */
 static bool
-read_name(struct parser *p, uint32_t from, bool *is_gap)
+read_name(struct parser *p, uint32_t from, uint32_t *name, bool *may_be_gap)
 {
-    int close = open_bracket(p);
-    uint32_t first, end;
-    if (!read_string(p, &first, &end)) {
+    bool titled = skip(p, '(');
+    uint32_t end;
+    if (!read_string(p, name, &end)) {
         return false;
     }
-    *is_gap = first == end && !close;
-    if (*is_gap) {
-        return true;
-    }
-    if (first == end || !add_name(p, from, first)) {
-        return false;
-    }
-    return !close || (skip(p, ',') && read_string(p, &first, &end) && first != end &&
-                      add_name(p, from, first) && skip(p, close));
+    *may_be_gap = *name == end && !titled;
+    return !titled ||
+           (add_name(p, from, *name) && skip(p, ',') && read_string(p, name, &end) && skip(p, ')'));
 }
 
 /* Multiplies *size by a shape's dimensions. */
 static bool
 read_shape(struct parser *p, uint64_t *size)
 {
-    int close = open_bracket(p);
-    uint64_t n, nonzero = *size ? *size : 1;
+    uint64_t n, count = 1;
     uint32_t dims = 0;
-    if (close && skip(p, close)) {
-        return true;
-    }
-    for (;;) {
+    bool more = skip(p, '(');
+    while (more) {
         skip_spaces(p);
-        if (!read_number(p, &n) || ++dims > SF_MAX_DIMS) {
+        if (!read_number(p, &n) || ++dims > SF_MAX_DIMS ||
+            __builtin_mul_overflow(count, n, &count)) {
             return false;
         }
-        *size *= n;
-        nonzero *= n ? n : 1;
-        if (nonzero > SF_MOST_SIZE) {
-            return false;
-        }
-        if (!close) {
-            return true;
-        }
-        bool more = skip(p, ',');
-        if (skip(p, close)) {
-            return more || dims > 1 || close == ']'; /* "(3)" is a number in brackets */
-        }
-        if (!more) {
-            return false;
+        more = skip(p, ',');
+        if (skip(p, ')')) {
+            return (more || dims > 1) && /* "(3)" is a number in brackets */
+                   !__builtin_mul_overflow(*size, count, size) && *size <= SF_MOST_SIZE;
         }
     }
+    return false;
 }
 
 static bool read_fields(struct parser *p, uint32_t level, uint64_t *size);
@@ -305,19 +280,20 @@ read_fields(struct parser *p, uint32_t level, uint64_t *size)
     *size = 0;
     while (!skip(p, ']')) {
         uint64_t one;
-        bool is_gap, is_void;
-        int close = more ? open_bracket(p) : 0;
-        if (!close || !read_name(p, from, &is_gap) || !skip(p, ',') ||
-            !read_type(p, level, &one, &is_void) || (is_gap && !is_void)) {
+        uint32_t name;
+        bool may_be_gap, is_void;
+        if (!more || !skip(p, '(') || !read_name(p, from, &name, &may_be_gap) || !skip(p, ',') ||
+            !read_type(p, level, &one, &is_void) ||
+            (!(may_be_gap && is_void) && !add_name(p, from, name))) {
             return false;
         }
         more = skip(p, ',');
-        if (!skip(p, close)) {
+        if (!skip(p, ')')) {
             if (!more || !read_shape(p, &one)) {
                 return false;
             }
             (void)skip(p, ',');
-            if (!skip(p, close)) {
+            if (!skip(p, ')')) {
                 return false;
             }
         }
@@ -342,7 +318,8 @@ sf_dtype_itemsize(const char *text, size_t len, uint64_t *itemsize)
     p.text = text;
     p.len = (uint32_t)len;
     p.at = p.names_len = 0;
-    bool is_dtype =
-        text[0] == '[' ? read_fields(&p, 0, itemsize) : read_code(&p, itemsize, &is_void);
+    bool is_dtype = text[0] == '[' ? read_fields(&p, 0, itemsize)
+                                   : read_code(&p, itemsize, &is_void) &&
+                                         (*itemsize != 0 || is_void); /* NumPy makes S1 of S0 */
     return is_dtype && p.at == p.len;
 }

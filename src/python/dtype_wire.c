@@ -15,18 +15,17 @@
  * Invariants
  *   W1  SF_BAD_MESSAGE means that the text, and nothing else, is at fault: for that a reader passes
  *       over the message. Whatever else fails (memory, above all) is an exception.
- *   W2  Bounded by the text's length and by SF_DTYPE_DEPTH. Any bytes may be given.
+ *   W2  Bounded by the text's length and by SF_DTYPE_LEVELS. Any bytes may be given.
  * A crash here leaves: nothing.
  */
+#include "core/wire.h"
 #include "python/module.h"
 
 #include <string.h>
 
-#define SF_DTYPE_DEPTH 64 /* structures within structures; _wire.py has it too */
-
 struct text {
     const char *at, *end;
-    int depth;
+    uint32_t depth;
 };
 
 /* One structure's fields, as NumPy keeps them. */
@@ -326,7 +325,7 @@ parse_list(struct text *text, PyObject **dtype)
 {
     struct fields fields = {PyList_New(0), PyDict_New(), 0};
     int status = fields.names && fields.table ? 0 : -1;
-    if (status == 0 && (!skip(text, '[') || ++text->depth > SF_DTYPE_DEPTH)) {
+    if (status == 0 && (!skip(text, '[') || ++text->depth > SF_DTYPE_LEVELS)) {
         status = SF_BAD_MESSAGE;
     }
     while (status == 0 && !next_is(text, ']')) {

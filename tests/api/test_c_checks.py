@@ -22,6 +22,14 @@ from compiled import ROOT, plain_env
 
 from shmflow import _core, _meta, _wire
 
+
+def nested(levels: int) -> np.dtype[Any]:
+    dtype: np.dtype[Any] = np.dtype("u1")
+    for _ in range(levels):
+        dtype = np.dtype([("in", dtype)])
+    return dtype
+
+
 DTYPES = [
     *("?", "i1", "u1", "<i2", ">i2", "<u4", ">i8", "<f2", "<f4", ">f8", "<c8", ">c16"),
     *("S1", "S70000", "U1", ">U5", "V8", "V1", "M8", "m8", "M8[ns]", ">M8[25s]", "m8[as]", "M8[Y]"),
@@ -35,7 +43,13 @@ DTYPES = [
     [("größe", "<f4"), ("it's", "u1"), ('"', "u1"), ("'\"\\", "u1"), ("ключ\U0001f600", "u1")],
     [(f"field{i}", "<f4") for i in range(500)],
     [],
+    [("no bytes", "S0"), ("none", "U0"), ("nor here", "V0")],
+    [("none", "<f4", (0, 3)), ("of many", "u1", (65536, 65536, 0)), ("deep", "u1", (1,) * 32)],
     np.dtype({"names": ["b"], "formats": ["<f4"], "offsets": [12], "itemsize": 64}),
+    np.dtype({"names": ["", "b"], "formats": ["<f4", "<f4"], "titles": [None, "a title"]}),
+    np.dtype({"names": ["a"], "formats": ["V3"], "titles": [""]}),
+    nested(33),
+    nested(64),
 ]
 
 METAS: list[dict[str, Any]] = [
@@ -111,7 +125,8 @@ def test_each_dtype_that_python_sends_c_knows(itemsize: Callable, dtype: Any) ->
 
 def test_a_dtype_that_c_lets_through_python_reads_with_the_same_size(itemsize: Callable) -> None:
     seeds = [_wire.describe(np.dtype(dtype)) for dtype in DTYPES]
-    seeds += [b"[['x', '<f4'], [\"y\", '<i2', [3, 2]]]", b"[('x', '<f4', 3)]"]
+    seeds += [b"[['x', '<f4'], [\"y\", '<i2', [3, 2]]]", b"[('x', '<f4', 3)]"]  # for no tuples
+    seeds += [b"[( 'x' , \"<f4\" , ( 3 , ), ) , ((\"t\", 'y'), '<i2', (3, 2,)), ]"]
     known = 0
     for wire in spoiled(seeds, 20_000):
         size = itemsize(wire)
@@ -140,8 +155,24 @@ def test_a_dtype_that_c_lets_through_python_reads_with_the_same_size(itemsize: C
         ),
         *(b"<M8[]", b"<M8[0s]", b"<M8[xs]", b"<U1073741824", b"|V2147483648", b"\xe4"),
         *(b"[('x', '<f4'", b"[('x', '<f4')]]", b"[('x', '<f4') ('y', '<f4')]", b"[('x')]"),
-        *(b"[('x', '<f4'), ('x', '<f4')]", b"[('x', '<f4'), ('\\x78', '<f4')]", b"[('', '<f4')]"),
+        *(
+            b"[('x', '<f4'), ('x', '<f4')]",
+            b"[('x', '<f4'), ('\\x78', '<f4')]",
+            b"[('', '<f4'), ('', '<f4')]",
+        ),
         *(b"[(('x', 'x'), '<f4')]", b"[('x', '<f4', (-1,))]", b"[('x', '<f4', (65536, 65536))]"),
+        *(
+            b"[('x', '<f4', 3)]",
+            b"[('x', '<f4', [3])]",
+            b"[('x', '<f4', (3)]",
+            b"[('x', '<f4', ())]",
+        ),
+        *(
+            b"[['x', '<f4']]",
+            b"[(['title', 'x'], '<f4')]",
+            b"[('', '|S3'), ('', '|V3'), ('', '|S3')]",
+        ),
+        b"[('x', " * 65 + b"'u1'" + b")]" * 65,
         *(b"[('x', 'O')]", b"('<f4', (3,))", b"[('x', '<f4', (3))", b"[" * 1000, b"[('a', " * 100),
     ],
 )

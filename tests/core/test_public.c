@@ -137,6 +137,7 @@ TEST(an_array_that_does_not_add_up_is_refused)
     REFUSES(dtype = "garbage");
     REFUSES(dtype = "<f8");
     REFUSES(dtype = "O");
+    REFUSES(dtype = "[('x', '|u1', 4)]"); /* no tuple, so Python would not read it */
     REFUSES(dtype_len = 2);
     REFUSES(dtype_len = 20000);
     REFUSES(meta = "no JSON, at all");
