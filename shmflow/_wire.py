@@ -127,6 +127,11 @@ def _refuse_places(dtype: np.dtype[Any], instead: str) -> NoReturn:
 ARRAYS = frozenset({np.ndarray, np.memmap, np.matrix, np.recarray})
 
 
+PLAIN = frozenset({bytes, bytearray, memoryview, bool, int, float, complex, *ARRAYS})
+# What Python and NumPy say of a buffer that they cannot read, is closed or was released.
+OF_BUFFERS = (ValueError, TypeError, BufferError, RuntimeError)
+
+
 def as_array(data: object) -> np.ndarray[Any, Any]:
     """What `write` makes of anything that is not plainly an ndarray. TypeError with advice."""
     try:
@@ -134,6 +139,8 @@ def as_array(data: object) -> np.ndarray[Any, Any]:
     except (TypeError, MemoryError, RecursionError, Error):
         raise
     except Exception as error:  # of the object's own methods: it is no message
+        if type(data) in PLAIN and not isinstance(error, OF_BUFFERS):
+            raise  # it has none: a signal's handler raised, which says nothing of the data
         raise _unreadable(data, error) from error
 
 
@@ -190,9 +197,9 @@ def _as_array(data: object) -> np.ndarray[Any, Any]:
         raise
     try:
         array = np.asarray(view)
-    except (MemoryError, RecursionError):
+    except RecursionError:
         raise
-    except Exception as error:
+    except OF_BUFFERS as error:
         raise TypeError(
             f"the buffer's format {view.format!r}, of items of {view.itemsize} bytes, is not one "
             "of NumPy's; write the array that it is of, or memoryview(it).cast('B')"

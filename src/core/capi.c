@@ -74,10 +74,11 @@ shmflow_open(struct shmflow_topic **topic, const char *name, int writer,
         return -ENOMEM;
     }
     int status = sf_topic_init(&made->t, name, &full);
-    if (status == 0 && !writer) {
+    if (status == 0 && (!writer || sf_topic_keeps(&made->t))) {
         status = sf_topic_to_read(&made->t);
-        status =
-            status == SF_NOT_FOUND || status == SF_BUSY ? 0 : status; /* the first read waits */
+        if (status == SF_NOT_FOUND || status == SF_BUSY || (writer && status == SF_MISMATCH)) {
+            status = 0; /* the first read waits; the first write makes it */
+        }
     }
     if (status < 0) {
         shmflow_close(made);
