@@ -70,6 +70,37 @@ TEST(a_topic_that_waits_for_itself_alone_is_told_at_once)
     CHECK_EQ(shmflow_unlink("public"), 0);
 }
 
+TEST(a_message_above_the_max_message_that_was_asked_for_is_refused_and_nothing_is_touched)
+{
+    char data[1000] = {0};
+    uint64_t seq;
+    struct shmflow_options options = {.max_message = 100};
+    struct shmflow_array array = {.data = data, .len = sizeof data};
+    for (int round = 0; round < 2; round++) {
+        struct shmflow_topic *topic = NULL;
+        REQUIRE_EQ(shmflow_open(&topic, "public", 1, &options), 0);
+        CHECK_EQ(shmflow_write(topic, &array, 0, &seq), SHMFLOW_TOO_LARGE);
+        CHECK_EQ(write_byte(topic, 'a', 0, &seq), 0);
+        CHECK_EQ(seq, (uint64_t)round + 1);
+        shmflow_close(topic);
+    }
+    CHECK_EQ(shmflow_unlink("public"), 0);
+}
+
+TEST(a_lossless_writer_protects_what_it_has_yet_to_read_from_its_opening_on)
+{
+    uint64_t seq;
+    struct shmflow_topic *writer = open_topic(1, 2, 0, NULL);
+    CHECK_EQ(write_byte(writer, 'a', 0, &seq), 0);
+    struct shmflow_topic *both = open_topic(1, 2, 1, NULL);
+    CHECK_EQ(write_byte(writer, 'b', 0, &seq), 0);
+    CHECK_EQ(write_byte(writer, 'c', 0, &seq), SHMFLOW_LAGGING);
+    CHECK_EQ(read_byte(both), 'a');
+    shmflow_close(both);
+    shmflow_close(writer);
+    CHECK_EQ(shmflow_unlink("public"), 0);
+}
+
 TEST(members_of_a_group_share_the_messages)
 {
     uint64_t seq;

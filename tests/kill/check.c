@@ -303,7 +303,8 @@ newcomer(struct scene *s)
     }
 }
 
-/* Unfinished files of a creator are documented debris, where there is no O_TMPFILE. */
+/* Unfinished files of a creator are documented debris, where there is no O_TMPFILE or something is
+ * replaced. */
 static void
 check_debris(struct scene *s)
 {
@@ -315,7 +316,7 @@ check_debris(struct scene *s)
             char path[400];
             snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
             count++;
-            MUST((s->op->flags & NO_TMPFILE) != 0 && strlen(e->d_name) == 9 + 32 &&
+            MUST((s->op->flags & UNFINISHED) != 0 && strlen(e->d_name) == 9 + 32 &&
                      strncmp(e->d_name, ".shmflow-", 9) == 0 && unlink(path) == 0,
                  "%s", e->d_name);
         }
@@ -364,11 +365,13 @@ check_ended(struct scene *s)
     MUST(sf_attachment_has_gone(s->writer.att), "two generations under one name");
     check_held(&s->reader, "the reader");
     let_go(&s->reader);
+    check_debris(s);
 }
 
 static void
 check_going_on(struct scene *s)
 {
+    check_debris(s);
     if (s->orderly) {
         check_slots(s); /* who left by itself leaves nothing to clean */
     }

@@ -167,7 +167,7 @@ wait_to_join(struct sf_topic *topic)
 void
 join_topic(struct sf_topic *topic, struct seat *seat, enum sf_mode mode, uint64_t max_held)
 {
-    struct sf_params make;
+    struct sf_making make;
     uint32_t number = (uint32_t)(seat - board->seats);
     struct sf_options options = {
         .mode = mode,
