@@ -48,7 +48,7 @@ leave(struct scene *s)
 static int
 open_and_use(struct scene *s)
 {
-    struct sf_params make;
+    struct sf_making make;
     struct sf_options options = {.mode = SF_MODE_RW,
                                  .start = SF_LATEST,
                                  .create = 0,

@@ -67,7 +67,7 @@ all_equal(const unsigned char *at, uint64_t len)
 static int
 open_topic(const char *name)
 {
-    struct sf_params make;
+    struct sf_making make;
     struct sf_options options = {.mode = SF_MODE_RW,
                                  .create = 0,
                                  .allow_lossless = true,
