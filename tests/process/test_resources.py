@@ -238,7 +238,8 @@ NOFILE = """
     except shmflow.Empty:
         pass
     limit(False)
-    assert refused == list(calls), refused
+    # The living are counted all the same: a thread with a table of descriptors of its own looks.
+    assert refused == ["attach", "monitor", "create", "facts", "unlink"], refused
     for run in calls.values():
         run()
     closed_off.close(); writer.unlink(); writer.close(); reader.close()
