@@ -167,7 +167,8 @@ test-hostile: $(VENV)/.stamp-test $(VENV)/.stamp-installed
 
 strict := -std=c11 -Wall -Wextra -Wconversion -Wshadow -Wmissing-prototypes -D_GNU_SOURCE -pthread \
     $(if $(SHMFLOW_WERROR),-Werror)
-relaxed := $(filter-out -Wconversion -Wmissing-prototypes,$(strict))
+relaxed := $(filter-out -Wconversion -Wmissing-prototypes,$(strict)) \
+    -Werror=incompatible-pointer-types -Werror=implicit-function-declaration
 
 # They wait more than they compute: two programs at a time, each one's words kept together.
 jobs ?= 3

@@ -36,6 +36,7 @@ open_writer(struct scene *s)
         int status = sf_topic_to_write(&s->topic, 100, &make);
         if (status == SF_NOT_FOUND) {
             status = sf_topic_make(&s->topic, &make, NULL, NULL);
+            s->topic.to_replace = s->topic.to_replace && status < 0;
             status = status == 0 || status == SF_EXISTS ? SF_RACE : status;
         }
         if (status != SF_RACE) {
@@ -45,19 +46,17 @@ open_writer(struct scene *s)
     return SF_RACE;
 }
 
+/* At no instant is there no topic of that name, and nothing lies beside it. Where both do not fit,
+ * the old one goes first (G6 of create.c): this memory was taken away then. */
 static int
 replace_it(struct scene *s)
 {
-    struct sf_making make;
-    s->topic.to_replace = true;
-    for (int round = 0; round < 20; round++) {
-        int status = sf_topic_to_write(&s->topic, 100, &make);
-        status = status == SF_NOT_FOUND ? sf_topic_make(&s->topic, &make, NULL, NULL) : status;
-        if (status != SF_EXISTS && status != SF_RACE) {
-            return status;
-        }
-    }
-    return SF_RACE;
+    int status = open_writer(s);
+    bool named = access(path_of("t"), F_OK) == 0;
+    CHECK(named || (tally->hit && tally->error == ENOSPC &&
+                    strncmp(tally->call, "fallocate", 9) == 0 && !s->other));
+    CHECK_EQ(count_entries(scratch_dir), 2 + named);
+    return status;
 }
 
 static int
@@ -77,6 +76,13 @@ set_to_join(struct scene *s)
 {
     set_peer(s);
     init_topic(s, SF_MODE_RW, 0, 0);
+}
+
+static void
+set_to_replace(struct scene *s)
+{
+    set_to_join(s);
+    s->topic.to_replace = true;
 }
 
 static void
@@ -158,13 +164,13 @@ TEST(a_topic_is_opened_or_not_opened_at_all)
 
 TEST(what_is_idle_or_ended_is_replaced_or_stays)
 {
-    explore(&(struct op){"replace what is in use", .set = set_to_join, .run = replace_it,
-                         .end = end_topic});
-    explore(&(struct op){"replace an idle one", .set = set_idle_mismatch, .run = open_writer,
+    explore(&(struct op){"replace what is in use", .set = set_to_replace, .run = replace_it,
+                         .end = end_topic, .flags = REPLACES});
+    explore(&(struct op){"replace an idle one", .set = set_idle_mismatch, .run = replace_it,
                          .end = end_topic, .flags = MADE_STAYS});
-    explore(&(struct op){"replace a small one", .set = set_too_small, .run = open_writer,
+    explore(&(struct op){"replace a small one", .set = set_too_small, .run = replace_it,
                          .end = end_topic, .flags = MADE_STAYS});
-    explore(&(struct op){"replace an ended one", .set = set_ended, .run = open_writer,
+    explore(&(struct op){"replace an ended one", .set = set_ended, .run = replace_it,
                          .end = end_topic, .flags = MADE_STAYS});
     explore(&(struct op){"replace a flagged one", .set = set_flagged, .run = open_writer,
                          .end = end_topic, .flags = MADE_STAYS});
@@ -316,7 +322,7 @@ TEST(a_temporary_topic_is_left_whatever_fails)
 TEST(every_call_of_these_operations_was_made_to_fail)
 {
     static const char *const calls[] = {
-        "open",   "close",           "fstat", "lstat", "stat",   "unlink", "rename", "faccessat",
-        "getcwd", "clock_nanosleep", "mmap",  "fcntl", "calloc", "strdup", NULL};
+        "open",      "close",  "fstat",           "lstat", "stat",  "unlink", "linkat", "rename",
+        "faccessat", "getcwd", "clock_nanosleep", "mmap",  "fcntl", "calloc", "strdup", NULL};
     report(calls);
 }
