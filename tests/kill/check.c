@@ -304,11 +304,13 @@ newcomer(struct scene *s)
 }
 
 /* Unfinished files of a creator are documented debris, where there is no O_TMPFILE or something is
- * replaced. */
+ * replaced; whoever comes to what has ended replaces it. */
 static void
 check_debris(struct scene *s)
 {
-    int count = 0;
+    bool makes = (s->op->flags & (NO_TMPFILE | REPLACES)) != 0;
+    bool comes = (s->op->flags & (REPLACES | MAY_END)) != 0;
+    int count = 0, most = makes * notes[NOTE_VICTIM].hit + comes * notes[NOTE_RECOVERER].hit;
     DIR *dir = opendir(folder);
     MUST(dir != NULL, "%s", folder);
     for (struct dirent *e = readdir(dir); e; e = readdir(dir)) {
@@ -316,13 +318,38 @@ check_debris(struct scene *s)
             char path[400];
             snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
             count++;
-            MUST((s->op->flags & UNFINISHED) != 0 && strlen(e->d_name) == 9 + 32 &&
-                     strncmp(e->d_name, ".shmflow-", 9) == 0 && unlink(path) == 0,
+            MUST(strlen(e->d_name) == 9 + 32 && strncmp(e->d_name, ".shmflow-", 9) == 0 &&
+                     unlink(path) == 0,
                  "%s", e->d_name);
         }
     }
     closedir(dir);
-    MUST(count <= notes[NOTE_VICTIM].hit, "%d unfinished files", count);
+    MUST(count <= most, "%d unfinished files", count);
+}
+
+/* What is replaced has its name, and all that it retains, until what replaces it has the name. */
+static void
+check_replaced(struct scene *s)
+{
+    struct stat named, opened;
+    bool there = stat(s->path, &named) == 0;
+    MUST(there || (s->op->flags & REPLACES) == 0, "there is none of that name");
+    if (!there || !s->watcher.att || s->survivor_count == 0 || notes[NOTE_RECOVERER].hit != 0) {
+        return;
+    }
+    MUST(fstat(s->fd, &opened) == 0, "the topic's file");
+    if (named.st_ino != opened.st_ino) {
+        struct sf_attachment *att;
+        int status = sf_attach(s->path, SF_AS_MONITOR, &att);
+        MUST(status == 0, "the new one: %s", sf_status_text(status));
+        sf_attachment_unref(att);
+        return;
+    }
+    const struct sf_header *header = s->watcher.att->ring.header;
+    bool flagged = (sf_load_acquire(&header->ended) & SF_UNLINKED) != 0; /* with its setter */
+    MUST(!flagged || (s->op->flags & REPLACES) == 0, "it was ended before it was replaced");
+    check_history(s);
+    MUST(sf_load_seq(&header->head) == s->survivor_count, "its messages"); /* nobody writes */
 }
 
 /* ---- the three ends ---- */
@@ -333,7 +360,6 @@ check_by_name(struct scene *s)
 {
     struct stat named, opened;
     newcomer(s);
-    check_debris(s);
     if (s->watcher.att) {
         bool joined = fstat(s->fd, &opened) == 0 && stat(s->path, &named) == 0 &&
                       named.st_ino == opened.st_ino;
@@ -358,6 +384,9 @@ check_ended(struct scene *s)
     take_all(s, &s->reader);
     status = take(s, &s->reader, false);
     MUST(status == SF_ENDED || status == SF_GONE, "a reader: %s", sf_status_text(status));
+    MUST(sf_load_relaxed(s->reader.att->cursor) == /* both are over */
+             sf_load_relaxed(&s->reader.att->ring.header->head) + 1,
+         "it is not drained");
     take_all(s, &s->watcher);
     status = take(s, &s->watcher, false);
     MUST(status == SF_ENDED || status == SF_GONE, "a monitor: %s", sf_status_text(status));
@@ -414,18 +443,23 @@ void
 check_after_death(struct scene *s)
 {
     wait_for_free_bytes(s);
+    if ((s->op->flags & (REPLACES | IDLE)) != 0) {
+        check_replaced(s);
+    }
     if ((s->op->flags & (NO_TOPIC | TEMPORARY | IDLE)) != 0) {
         check_by_name(s);
-        return;
-    }
-    check_held(&s->reader, "the reader");
-    drain(s); /* readers need nobody */
-    if ((s->op->flags & MAY_END) != 0 && !is_usable(s)) {
-        check_ended(s);
     }
     else {
-        check_going_on(s);
+        check_held(&s->reader, "the reader");
+        drain(s); /* readers need nobody */
+        if ((s->op->flags & MAY_END) != 0 && !is_usable(s)) {
+            check_ended(s);
+        }
+        else {
+            check_going_on(s);
+        }
     }
+    check_debris(s);
 }
 
 /* The victim is frozen: alive, so nothing is taken from it, and nobody waits longer than asked. */

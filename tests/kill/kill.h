@@ -32,6 +32,7 @@ enum {
     SMALL = 704,
     LARGE = 5056, /* just pinnable */
     HUGE = 20032,
+    TOO_LONG = 40064, /* more than MAX_MESSAGE */
     MAX_SEQ = 512,
     MAX_HELD = 32,
     MAX_OPS = 96,
@@ -118,6 +119,7 @@ enum {
     GROUP = 8192,   /* a survivor is a member of a group, as is whoever recovers */
     LOSSY = 16384,  /* ... which is not lossless */
     BATCH = 32768,  /* a death may leave several messages of one call */
+    REPLACES = 65536, /* there is a topic of that name, old or new, at every instant */
 };
 
 struct op {

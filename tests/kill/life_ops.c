@@ -10,7 +10,11 @@
 
 #include "os/fault.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 /* ---- made ---- */
 
@@ -130,13 +134,13 @@ shut_down(struct scene *s)
 /* ---- replaced ---- */
 
 static int
-init_topic(struct scene *s, bool replace, uint64_t depth)
+init_topic(struct scene *s, bool replace, uint64_t capacity, uint64_t depth)
 {
     struct sf_options options = {.mode = SF_MODE_W,
                                  .create = -1,
                                  .replace = replace,
                                  .allow_lossless = true,
-                                 .capacity = CAPACITY,
+                                 .capacity = capacity,
                                  .depth = depth,
                                  .permissions = 0600,
                                  .max_participants = 64,
@@ -147,32 +151,51 @@ init_topic(struct scene *s, bool replace, uint64_t depth)
 static int
 be_replacer(struct scene *s)
 {
-    return init_topic(s, true, 0);
+    return init_topic(s, true, CAPACITY, 0);
 }
 
 static int
 be_plain_writer(struct scene *s)
 {
-    return init_topic(s, false, 0);
+    return init_topic(s, false, CAPACITY, 0);
 }
 
 static int
 want_another_depth(struct scene *s)
 {
-    return init_topic(s, false, 7);
+    return init_topic(s, false, CAPACITY, 7);
+}
+
+static int
+want_what_fits(struct scene *s)
+{
+    return init_topic(s, false, 0, 0);
+}
+
+/* While this has a name, its memory is all that there is for an arena. */
+static const char *scarce;
+
+int
+fallocate(int fd, int mode, off_t off, off_t len)
+{
+    if (scarce && off != 0 && access(scarce, F_OK) == 0) {
+        errno = ENOSPC;
+        return -1;
+    }
+    return (int)syscall(SYS_fallocate, fd, mode, off, len);
 }
 
 /* As opening and the first write do it. */
 static int
-replace(struct scene *s)
+replace_with(struct scene *s, uint64_t message_len)
 {
     struct sf_making make;
     int status = 0;
     for (int round = 0; round < 64 && (status == 0 || status == SF_NOT_FOUND); round++) {
-        status = sf_topic_to_write(&s->topic, SMALL, &make);
+        status = sf_topic_to_write(&s->topic, message_len, &make);
         if (status == 0) {
             s->self.att = s->topic.att;
-            return put(s, &s->self, SMALL, long_enough());
+            return put(s, &s->self, message_len, long_enough());
         }
         if (status == SF_RACE) {
             status = 0;
@@ -187,11 +210,55 @@ replace(struct scene *s)
     return status < 0 ? status : SF_RACE;
 }
 
+static int
+replace(struct scene *s)
+{
+    return replace_with(s, SMALL);
+}
+
+static int
+replace_what_is_too_small(struct scene *s)
+{
+    return replace_with(s, TOO_LONG);
+}
+
+static int
+replace_where_both_do_not_fit(struct scene *s)
+{
+    scarce = s->path;
+    int status = replace_with(s, SMALL);
+    scarce = NULL;
+    return status;
+}
+
 static void
 shut_down_before(struct scene *s)
 {
     int status = sf_shutdown(s->writer.att, long_enough());
     MUST(status == 0, "%s", sf_status_text(status));
+}
+
+static void
+shut_down_with_unread_messages(struct scene *s)
+{
+    for (int i = 0; i < 4; i++) {
+        must_put(s, i % 2 == 0 ? SMALL : LARGE);
+    }
+    shut_down_before(s);
+}
+
+/* Somebody wrote, and left. */
+static void
+write_and_leave(struct scene *s)
+{
+    s->writer.author = SURVIVOR;
+    int status = sf_attach(s->path, SF_AS_WRITER, &s->writer.att);
+    MUST(status == 0, "%s", sf_status_text(status));
+    for (int i = 0; i < 4; i++) {
+        must_put(s, i % 2 == 0 ? SMALL : LARGE);
+    }
+    sf_attachment_unref(s->writer.att);
+    s->writer.att = NULL;
 }
 
 /* ---- the public C interface ---- */
@@ -272,12 +339,18 @@ const struct op life_ops[] = {
     {"leave a temporary topic last", TEMPORARY, 1, .act = leave_as_last, .ready = use_alone},
     {"exit with a temporary topic", TEMPORARY, 1, .act = end_the_process, .ready = use_twice},
     {"shut down", MAY_END, 0, .act = shut_down},
-    {"replace a topic in use", MAY_END | UNFINISHED, 1, .act = replace, .ready = be_replacer},
-    {"replace one that was shut down", MAY_END | UNFINISHED, 1, .act = replace,
+    {"replace a topic in use", MAY_END | REPLACES, 1, .act = replace, .ready = be_replacer},
+    {"replace one that was shut down", MAY_END | REPLACES, 1, .act = replace,
      .ready = be_plain_writer, .stage = shut_down_before},
-    {"replace an idle one that does not fit", IDLE | UNFINISHED, 1, .act = replace,
-     .ready = want_another_depth},
-    {"replace what is flagged", IDLE | UNFINISHED, 1, .act = replace, .ready = be_plain_writer,
+    {"replace one that is drained", MAY_END | REPLACES, 1, .act = replace, .ready = be_plain_writer,
+     .stage = shut_down_with_unread_messages},
+    {"replace an idle one that does not fit", IDLE | REPLACES, 1, .act = replace,
+     .ready = want_another_depth, .stage = write_and_leave},
+    {"replace an idle one that is too small", IDLE | REPLACES, 1, .act = replace_what_is_too_small,
+     .ready = want_what_fits, .stage = write_and_leave},
+    {"replace one where both do not fit", IDLE, 1, .act = replace_where_both_do_not_fit,
+     .ready = want_another_depth, .stage = write_and_leave},
+    {"replace one that is flagged", IDLE, 1, .act = replace, .ready = be_plain_writer,
      .stage = flag_it},
     {"C: open, write, read, close", 0, 2, .act = use_by_c, .ready = come_alone},
     {"C: the first of a topic", NO_TOPIC, 2, .act = use_by_c, .ready = come_alone},
