@@ -394,13 +394,11 @@ check_ended(struct scene *s)
     MUST(sf_attachment_has_gone(s->writer.att), "two generations under one name");
     check_held(&s->reader, "the reader");
     let_go(&s->reader);
-    check_debris(s);
 }
 
 static void
 check_going_on(struct scene *s)
 {
-    check_debris(s);
     if (s->orderly) {
         check_slots(s); /* who left by itself leaves nothing to clean */
     }

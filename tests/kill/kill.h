@@ -110,7 +110,7 @@ enum {
     CAN_STOP = 16,  /* the operation is also tried with SIGSTOP */
     IN_CHILD = 32,  /* the points are those of the child that the victim forks */
     FORKS = 64,     /* the victim leaves children behind */
-    UNFINISHED = 128, /* a death may leave a file that has a temporary name only */
+    NO_TMPFILE = 128, /* the file system has no O_TMPFILE */
     READS = 256,    /* the victim subscribes at the newest message */
     MAY_END = 512,  /* the topic may have ended, or be another */
     IDLE = 1024,    /* nobody is attached but the monitor */

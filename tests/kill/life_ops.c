@@ -326,10 +326,10 @@ unlink_by_c(struct scene *s)
 
 const struct op life_ops[] = {
     {"create", NO_TOPIC, 1, .act = make_and_write, .ready = come_alone},
-    {"create with a temporary name", NO_TOPIC | UNFINISHED, 0, .act = make_with_a_temporary_name,
+    {"create with a temporary name", NO_TOPIC | NO_TMPFILE, 0, .act = make_with_a_temporary_name,
      .ready = come_alone},
     {"create what exists", 0, 1, .act = make_what_exists, .ready = come_alone},
-    {"create what exists with a temporary name", IDLE | UNFINISHED, 0,
+    {"create what exists with a temporary name", IDLE | NO_TMPFILE, 0,
      .act = lose_the_race_with_a_temporary_name, .ready = come_alone},
     {"unlink", MAY_END, 0, .act = remove_it, .ready = come_alone},
     {"unlink what one uses", MAY_END, 0, .act = remove_it},
