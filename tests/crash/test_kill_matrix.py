@@ -38,10 +38,10 @@ def run(matrix: Path, *options: str, timeout: float = 60) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(170)
+@pytest.mark.timeout(250)
 def test_a_death_at_any_point_of_any_operation_costs_nobody_anything(matrix: Path) -> None:
     names = run(matrix, "--list").splitlines()
-    said = run(matrix, "--jobs", "2", timeout=160)
+    said = run(matrix, "--jobs", "2", timeout=240)
     print(said)
     rows = re.findall(r"^(.+?) +(\d+) +\d+ +(\d+) +\d+ +[\d.]+ +[\d.]+$", said, re.MULTILINE)
     assert [name for name, _, _ in rows] == names

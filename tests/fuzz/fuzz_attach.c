@@ -30,9 +30,10 @@ static uint64_t slept_ns, sum;
 #define WRAP(name) __wrap_##name
 #define REAL(name) __real_##name
 
-int WRAP(os_file_reserve)(int fd, uint64_t off, uint64_t len);
 int REAL(os_file_info)(int fd, struct os_file_info *info);
 int WRAP(os_file_info)(int fd, struct os_file_info *info);
+int WRAP(os_file_reserve)(int fd, uint64_t off, uint64_t len);
+void WRAP(os_file_clear)(int fd, uint64_t off, uint64_t len);
 uint64_t WRAP(os_cgroup_room)(void);
 uint64_t REAL(os_now_ns)(void);
 uint64_t WRAP(os_now_ns)(void);
@@ -65,8 +66,18 @@ WRAP(os_futex_wait)(_Atomic uint32_t *word, uint32_t expected, uint64_t until_ns
 
 /* ---- memory ---- */
 
-/* Topics that are made anew stay sparse, and nobody asks the cgroup: both take longer than all that
- * is tried here. */
+/* Topics stay sparse, uncleared, and nobody asks the cgroup: all that takes longer than what is tried
+ * here. Each file is told as reserved. */
+int
+WRAP(os_file_info)(int fd, struct os_file_info *info)
+{
+    int status = REAL(os_file_info)(fd, info);
+    if (status == 0 && info->allocated < info->size) {
+        info->allocated = info->size;
+    }
+    return status;
+}
+
 int
 WRAP(os_file_reserve)(int fd, uint64_t off, uint64_t len)
 {
@@ -76,13 +87,12 @@ WRAP(os_file_reserve)(int fd, uint64_t off, uint64_t len)
     return 0;
 }
 
-/* So no file has holes: else attaching would go no further than these. */
-int
-WRAP(os_file_info)(int fd, struct os_file_info *info)
+void
+WRAP(os_file_clear)(int fd, uint64_t off, uint64_t len)
 {
-    int status = REAL(os_file_info)(fd, info);
-    info->allocated = status == 0 ? info->size : 0;
-    return status;
+    (void)fd;
+    (void)off;
+    (void)len;
 }
 
 uint64_t
