@@ -161,12 +161,12 @@ def test_each_thing_to_blame_has_its_sentence(spawn: Callable[..., Any]) -> None
         "shmflow clean",
     ]
     still = flow_between(sample(0, 20), sample(1, 20))
-    assert blame.sentences(still, None, (8, "x.py")) == []
-    assert "nothing was written meanwhile" in blame.sentences(still, (8, "x.py"), (8, "x.py"))[0]
+    assert blame.sentences(still, None, (8, "x.py", 0)) == []
+    assert "nothing was written meanwhile" in blame.sentences(still, (8, "x.py", 0), (8, "x.py", 0))[0]
     child = spawn("import sys; print('runs', flush=True); sys.stdin.readline()")
     child.expect("runs")
     child.stop()
-    (said,) = blame.sentences(still, None, (child.pid, "x.py"))
+    (said,) = blame.sentences(still, None, (child.pid, "x.py", 0))
     assert f"is stopped: no write gets through until it goes on (kill -CONT {child.pid})" in said
 
 
