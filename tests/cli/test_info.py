@@ -162,7 +162,8 @@ def test_each_thing_to_blame_has_its_sentence(spawn: Callable[..., Any]) -> None
     ]
     still = flow_between(sample(0, 20), sample(1, 20))
     assert blame.sentences(still, None, (8, "x.py", 0)) == []
-    assert "nothing was written meanwhile" in blame.sentences(still, (8, "x.py", 0), (8, "x.py", 0))[0]
+    held = blame.sentences(still, (8, "x.py", 0), (8, "x.py", 0))
+    assert "nothing was written meanwhile" in held[0]
     child = spawn("import sys; print('runs', flush=True); sys.stdin.readline()")
     child.expect("runs")
     child.stop()
