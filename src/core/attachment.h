@@ -142,7 +142,7 @@ int sf_segment_remove_last(const char *path, const uint8_t *identity, const uint
 SF_COLD bool sf_attachment_is_named(struct sf_attachment *att);
 /* Was it removed, by the flag or by the name? */
 bool sf_attachment_has_gone(struct sf_attachment *att);
-/* As below; what is deserted is removed, and absent: SF_NOT_FOUND, or SF_DENIED where that is refused. */
+/* As below; what is deserted is removed, and absent: SF_NOT_FOUND. SF_DESERTED: that is refused. */
 int sf_segment_find(const char *path, struct sf_layout *layout, struct os_file_info *info,
                     uint8_t identity[16]);
 /* Reads a segment's constants without taking anything. SF_DESERTED: G8 of segment.c. */

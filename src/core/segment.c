@@ -134,10 +134,9 @@ sf_segment_find(const char *path, struct sf_layout *layout, struct os_file_info 
 {
     int status = sf_segment_peek(path, layout, info, identity);
     if (status == SF_DESERTED) {
-        /* If it cannot be removed: somebody came just now and is in it alone, or we may not. It is
-         * gone for us all the same; SF_DENIED, for who wants to make another. */
-        status = sf_segment_remove(path, identity, SF_WHEN_IDLE);
-        status = status == SF_DENIED ? SF_DENIED : SF_NOT_FOUND;
+        /* SF_BUSY: somebody came just now and is in it alone. It is gone for us all the same. */
+        bool refused = sf_segment_remove(path, identity, SF_WHEN_IDLE) == SF_DENIED;
+        status = refused ? SF_DESERTED : SF_NOT_FOUND;
     }
     return status;
 }

@@ -243,11 +243,9 @@ attach_to(struct sf_topic *topic)
     }
     /* Looked at before a slot is taken: who only looks must not make an idle topic seem used. */
     int status = sf_segment_find(topic->path, &topic->found, &info, topic->found_identity);
-    status = status == SF_DENIED && !may_write(topic) && os_path_info(topic->path, &info) == 0 &&
-                     sf_segment_peek(topic->path, &topic->found, &info, topic->found_identity) ==
-                         SF_DESERTED
-                 ? SF_NOT_FOUND
-                 : status;
+    if (status == SF_DESERTED) { /* and we may not remove it */
+        status = may_write(topic) ? SF_DENIED : SF_NOT_FOUND;
+    }
     if (status == 0) {
         status = is_strangers(topic, info.uid) ? SF_STRANGER : fits(topic);
     }
