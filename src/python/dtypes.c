@@ -37,11 +37,33 @@ sf_dtypes_forget(struct sf_last_dtypes *last)
     Py_CLEAR(last->in_dtype);
 }
 
+/* Dicts keep their order: the first entry is the oldest. */
+static int
+forget_oldest(PyObject *cache)
+{
+    PyObject *key = NULL, *value;
+    Py_ssize_t at = 0;
+    SF_ENTER(cache);
+    key = PyDict_Next(cache, &at, &key, &value) ? Py_NewRef(key) : NULL;
+    SF_LEAVE();
+    if (!key) {
+        return 0;
+    }
+    int status = PyDict_DelItem(cache, key);
+    Py_DECREF(key);
+    if (status < 0 && PyErr_ExceptionMatches(PyExc_KeyError)) { /* another thread was quicker */
+        PyErr_Clear();
+        status = 0;
+    }
+    return status;
+}
+
+/* A full cache stays full: who makes a dtype anew for each message costs the others little. */
 static int
 remember(PyObject *cache, PyObject *key, PyObject *value)
 {
-    if (PyDict_Size(cache) >= SF_CACHE_MAX) {
-        PyDict_Clear(cache);
+    if (PyDict_Size(cache) >= SF_CACHE_MAX && forget_oldest(cache) < 0) {
+        return -1;
     }
     return PyDict_SetItem(cache, key, value);
 }
