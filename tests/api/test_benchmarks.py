@@ -53,9 +53,9 @@ def program(name: str, *arguments: object, path: Path) -> subprocess.CompletedPr
         [sys.executable, str(BENCHMARKS / name), *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         cwd=path,
-        env=os.environ | {"PYTHONPATH": str(path), "BENCH_START_S": "3"},
+        env=os.environ | {"PYTHONPATH": str(path), "BENCH_START_S": "10"},
     )
 
 
