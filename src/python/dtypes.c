@@ -18,6 +18,7 @@
 #include <string.h>
 
 #define SF_CACHE_MAX 256
+#define SF_RENAMED_MAX 100
 
 int
 sf_dtypes_setup(struct sf_state *state)
@@ -254,9 +255,20 @@ describe(struct sf_state *state, PyArray_Descr *descr, PyObject **seal)
         wire = Py_NewRef(PyTuple_GET_ITEM(entry, 1));
         goto done;
     }
-    /* First: whoever renames one meanwhile breaks the seal. */
-    int keep = fields ? make_seal(descr, seal) : 1;
-    wire = keep < 0 ? NULL : describe_anew(state, descr, &known);
+    int keep = 1;
+    for (int round = 0; !wire && round < SF_RENAMED_MAX; round++) {
+        Py_CLEAR(*seal);
+        /* First: whoever renames one meanwhile breaks the seal. */
+        keep = fields ? make_seal(descr, seal) : 1;
+        wire = keep < 0 ? NULL : describe_anew(state, descr, &known);
+        if (!wire && (!*seal || is_sealed(*seal) || !PyErr_ExceptionMatches(PyExc_TypeError) ||
+                      round + 1 == SF_RENAMED_MAX)) {
+            break;
+        }
+        if (!wire) {
+            PyErr_Clear(); /* renamed between two looks: what was refused was neither of both */
+        }
+    }
     if (wire && fields && keep) {
         Py_XSETREF(entry, PyTuple_Pack(2, *seal, wire));
         if (!entry || remember(cache->by_identity, key, entry) < 0) {
