@@ -527,7 +527,7 @@ def restore(
             )
     topic = _core.Topic.__new__(_core.Topic)
     topic._stand(*standing)
-    topic.__init__(  # type: ignore[misc]
+    topic.__init__(
         name,
         mode,
         start=start,
