@@ -245,7 +245,7 @@ cross:
 	@if ! command -v $(CROSS_CC) >/dev/null; then $(call skip,cross (no $(CROSS_CC))); \
 	else qemu=$$(command -v qemu-aarch64 qemu-aarch64-static | head -1); \
 	    if [ -n "$$qemu" ]; then CHECK_TIMEOUT_S=300 CHECK_EMULATED=1 $(MAKE) ctests-aarch64 run="$$qemu" \
-	        left_out='%/test_litmus %/test_space_model %/test_rebuild_points $(addprefix %/test_faults_,$(addsuffix _points,create names flow join public))'; \
+	        left_out='%/test_litmus %/test_space_model %/test_rebuild_points %/test_cleaning_points $(addprefix %/test_faults_,$(addsuffix _points,create names flow join public))'; \
 	    else $(MAKE) ctests-aarch64 run='@true' && $(call skip,C tests on aarch64 (no qemu-aarch64)); \
 	    fi; fi
 

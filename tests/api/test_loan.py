@@ -11,6 +11,9 @@ import pytest
 
 import shmflow
 
+# What harms an array in place is deprecated since NumPy 2.5, and still done.
+pytestmark = pytest.mark.filterwarnings("ignore:Setting the (dtype|shape) on a NumPy array")
+
 LARGE = 20000  # bytes: in the ring
 SMALL = 100  # bytes: private
 

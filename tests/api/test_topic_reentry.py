@@ -16,6 +16,9 @@ import pytest
 import shmflow
 from shmflow import _wire
 
+# What harms an array in place is deprecated since NumPy 2.5, and still done.
+pytestmark = pytest.mark.filterwarnings("ignore:Setting the (dtype|shape) on a NumPy array")
+
 
 class Meta(Mapping[str, int]):
     """Does something while write() looks at it."""
